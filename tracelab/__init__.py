@@ -1,0 +1,37 @@
+"""Forensics for distributed traces: where traces and error chains break, and why."""
+
+from importlib import import_module
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+_HOME: dict[str, str] = {
+    "TraceSet": "tracelab.traceset",
+    "TraceStore": "tracelab.store",
+    "read_traces": "tracelab.io",
+    "load_example": "tracelab.datasets",
+    "span_edges": "tracelab.structure",
+    "find_breaks": "tracelab.structure",
+}
+_MODULES = ("plots", "schema", "synth")
+
+try:
+    __version__ = version("tracelab")
+except PackageNotFoundError:  # a source tree that was never installed
+    __version__ = "0.0.0"
+
+__all__ = sorted([*_HOME, *_MODULES])
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOME:
+        value = getattr(import_module(_HOME[name]), name)
+    elif name in _MODULES:
+        value = import_module(f"tracelab.{name}")
+    else:
+        raise AttributeError(f"module 'tracelab' has no attribute {name!r}")
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return [*__all__, "__version__"]

@@ -1,0 +1,1 @@
+"""Checks that pass or fail, with their exemptions."""

@@ -1,0 +1,1 @@
+"""What became of each error on its way to the root."""

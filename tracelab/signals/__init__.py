@@ -1,0 +1,1 @@
+"""Series of requests, errors and latency, and what precedes what."""

@@ -1,0 +1,1 @@
+"""Where traces break, and why."""

@@ -1,0 +1,1 @@
+"""Seeded captures with planted truth."""
