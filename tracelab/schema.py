@@ -6,7 +6,7 @@ durations are ``Int64`` columns that end in ``_ns``, attribute columns are JSON
 objects as text.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Final
 
 import numpy as np
@@ -17,7 +17,14 @@ from tracelab.exceptions import SchemaError
 TIME: Final = pl.Datetime("ns", "UTC")
 TEXTS: Final = pl.List(pl.String)
 
-SPANS: Final = pl.Schema(
+ColumnType = pl.DataType | type[pl.DataType]
+
+
+def _table(columns: Mapping[str, ColumnType]) -> pl.Schema:
+    return pl.Schema(columns)
+
+
+SPANS: Final = _table(
     {
         "trace_id": pl.String,
         "span_id": pl.String,
@@ -72,7 +79,7 @@ SPANS: Final = pl.Schema(
 """One row per span. ``kind`` is UNSPECIFIED, INTERNAL, SERVER, CLIENT, PRODUCER or
 CONSUMER, ``status_code`` is UNSET, OK or ERROR (an unknown number stays as text)."""
 
-EVENTS: Final = pl.Schema(
+EVENTS: Final = _table(
     {
         "trace_id": pl.String,
         "span_id": pl.String,
@@ -91,7 +98,7 @@ EVENTS: Final = pl.Schema(
 """Span events (``origin`` span_event), then exceptions found in log records (``log``),
 numbered on behind the span's own events in order of time."""
 
-LINKS: Final = pl.Schema(
+LINKS: Final = _table(
     {
         "trace_id": pl.String,
         "span_id": pl.String,
@@ -105,7 +112,7 @@ LINKS: Final = pl.Schema(
     }
 )
 
-LOGS: Final = pl.Schema(
+LOGS: Final = _table(
     {
         "trace_id": pl.String,
         "span_id": pl.String,
@@ -139,7 +146,7 @@ LOGS: Final = pl.Schema(
 )
 """One row per log record. ``body`` is the text of a string body, JSON text of any other."""
 
-METRIC_POINTS: Final = pl.Schema(
+METRIC_POINTS: Final = _table(
     {
         "metric_name": pl.String,
         "metric_type": pl.String,
@@ -179,7 +186,7 @@ METRIC_POINTS: Final = pl.Schema(
 """One row per data point. ``metric_type`` is gauge, sum, histogram,
 exponential_histogram or summary; ``temporality`` is DELTA, CUMULATIVE or UNSPECIFIED."""
 
-REJECTS: Final = pl.Schema(
+REJECTS: Final = _table(
     {
         "source": pl.String,
         "offset": pl.Int64,
@@ -190,7 +197,7 @@ REJECTS: Final = pl.Schema(
 )
 """What could not be read: byte offset (after decompression) and line where known."""
 
-INGEST: Final = pl.Schema(
+INGEST: Final = _table(
     {
         "source": pl.String,
         "sha256": pl.String,
@@ -217,7 +224,7 @@ INGEST: Final = pl.Schema(
 ``spans_decoded = spans_kept + spans_duplicate``. ``spans_conflicting`` counts kept spans
 whose ids stand on another kept span with other content."""
 
-EDGES: Final = pl.Schema(
+EDGES: Final = _table(
     {
         "trace_id": pl.String,
         "parent_span_id": pl.String,
@@ -234,7 +241,7 @@ EDGES: Final = pl.Schema(
 """``start_gap_ns`` is child start minus parent start, ``end_gap_ns`` is child end minus
 parent end. ``trace_id`` is the child's."""
 
-BREAKS: Final = pl.Schema(
+BREAKS: Final = _table(
     {
         "break_id": pl.String,
         "kind": pl.String,
@@ -259,7 +266,7 @@ BREAKS: Final = pl.Schema(
     }
 )
 
-EXCEPTIONS: Final = pl.Schema(
+EXCEPTIONS: Final = _table(
     {
         "trace_id": pl.String,
         "span_id": pl.String,
@@ -278,7 +285,7 @@ EXCEPTIONS: Final = pl.Schema(
     }
 )
 
-ERROR_AUDIT: Final = pl.Schema(
+ERROR_AUDIT: Final = _table(
     {
         "trace_id": pl.String,
         "span_id": pl.String,
@@ -293,7 +300,7 @@ ERROR_AUDIT: Final = pl.Schema(
     }
 )
 
-ERROR_HOPS: Final = pl.Schema(
+ERROR_HOPS: Final = _table(
     {
         "error_id": pl.String,
         "hop": pl.Int64,
@@ -317,7 +324,7 @@ ERROR_HOPS: Final = pl.Schema(
     }
 )
 
-RED: Final = pl.Schema(
+RED: Final = _table(
     {
         "service_name": pl.String,
         "span_name": pl.String,
@@ -335,7 +342,7 @@ RED: Final = pl.Schema(
     }
 )
 
-BURSTS: Final = pl.Schema(
+BURSTS: Final = _table(
     {
         "service_name": pl.String,
         "span_name": pl.String,
@@ -348,9 +355,9 @@ BURSTS: Final = pl.Schema(
     }
 )
 
-RISES: Final = pl.Schema({**BURSTS, "p99_before_ns": pl.Float64, "p99_after_ns": pl.Float64})
+RISES: Final = _table({**BURSTS, "p99_before_ns": pl.Float64, "p99_after_ns": pl.Float64})
 
-LEAD_LAGS: Final = pl.Schema(
+LEAD_LAGS: Final = _table(
     {
         "trigger_kind": pl.String,
         "trigger_service": pl.String,
@@ -378,7 +385,7 @@ LEAD_LAGS: Final = pl.Schema(
     }
 )
 
-RULE_SCORES: Final = pl.Schema(
+RULE_SCORES: Final = _table(
     {
         "rule_id": pl.String,
         "fold": pl.Int64,
@@ -395,7 +402,7 @@ RULE_SCORES: Final = pl.Schema(
     }
 )
 
-INTEGRITY: Final = pl.Schema(
+INTEGRITY: Final = _table(
     {
         "window_start": TIME,
         "service_name": pl.String,
@@ -408,7 +415,7 @@ INTEGRITY: Final = pl.Schema(
     }
 )
 
-TRUTH: Final = pl.Schema(
+TRUTH: Final = _table(
     {
         "kind": pl.String,
         "cause": pl.String,

@@ -106,7 +106,7 @@ class TraceSet:
         return "\n".join(
             (
                 f"TraceSet({self.n_traces:,} traces; {counts})",
-                f"  time      {start or 'unknown'} to {end or 'unknown'}",
+                f"  time      {start!s} to {end!s}",
                 f"  services  {', '.join(services[:8]) or 'none'}{more}",
             )
         )
