@@ -1,0 +1,222 @@
+"""The command line: a thin skin over the library, with one-line errors."""
+
+import json
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any, Final, Literal
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+import tracelab as tl
+from tracelab import html
+from tracelab.exceptions import ParameterError, TracelabError
+
+app = typer.Typer(
+    name="tracelab",
+    help="Where traces and error chains break, and why; early-warning rules with their backtest.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+)
+
+EXIT_FINDINGS: Final = 1
+EXIT_UNUSABLE: Final = 2
+EXIT_INTERRUPTED: Final = 130
+
+_SEVERITY_STYLE: Final = {"error": "bold red", "warning": "yellow", "info": "dim"}
+
+Sources = Annotated[
+    list[str],
+    typer.Argument(metavar="SRC...", help="Files, folders, globs, a store, or - for stdin."),
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
+Engine = Annotated[
+    str, typer.Option(help="local, dask, tcp://host:8786 or a scheduler file (stores only).")
+]
+
+
+@app.callback(invoke_without_command=True)
+def _front(
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version and stop.", is_eager=True)
+    ] = False,
+) -> None:
+    if version:
+        print(f"tracelab {tl.__version__}")
+        raise typer.Exit
+
+
+@app.command()
+def ingest(
+    sources: Sources,
+    store: Annotated[Path, typer.Option(help="Folder of the store; made if it is not there.")],
+    as_json: AsJson = False,
+) -> None:
+    """Append exports to a store, each source once; print what came in."""
+    with _progress() as step:
+        step("reading exports")
+        accounting = tl.TraceStore(str(store)).ingest(*sources)
+    if as_json:
+        print(json.dumps(accounting.to_dicts(), default=str))
+        return
+    columns = [
+        name
+        for name in ("source", "status", "form", "spans_kept", "spans_duplicate", "logs", "rejects")
+        if name in accounting.columns
+    ]
+    _print_table(columns, accounting.select(columns).iter_rows(), title=f"store {store}")
+
+
+@app.command()
+def investigate(
+    sources: Sources,
+    out: Annotated[Path, typer.Option("-o", "--out", help="Folder for the findings.")],
+    engine: Engine = "local",
+    as_json: AsJson = False,
+    fail_on: Annotated[
+        Literal["warning", "error"] | None,
+        typer.Option(help="Exit with 1 if there is a finding this severe."),
+    ] = None,
+) -> None:
+    """Run every analysis; print a summary, write findings, tables and rules."""
+    with _progress() as step:
+        case = tl.investigate(_open(sources, step), engine=engine, progress=step)
+        step("writing")
+        case.write(out)
+    if as_json:
+        print((out / "findings.json").read_text("utf-8"), end="")
+    else:
+        _print_case(case, out)
+    ranks = {"info": 0, "warning": 1, "error": 2}
+    worst = case.worst_severity()
+    if fail_on and worst and ranks[worst] >= ranks[fail_on]:
+        raise typer.Exit(EXIT_FINDINGS)
+
+
+@app.command()
+def trace(
+    source: Annotated[str, typer.Argument(metavar="SRC", help="File, folder, glob, store or -.")],
+    trace_id: Annotated[str, typer.Argument(help="Trace id, as hex.")],
+    out: Annotated[
+        Path | None, typer.Option("-o", "--out", help="Write the trace as HTML instead.")
+    ] = None,
+) -> None:
+    """Show one trace as a tree: services, times, boundaries, breaks, errors."""
+    with _progress() as step:
+        shown = tl.show_trace(_open([source], step), trace_id, progress=step)
+    if out is None:
+        print(shown.text, end="")
+    else:
+        _write(out, shown.html)
+
+
+def _open(sources: list[str], step: Any) -> Any:
+    if len(sources) == 1 and tl.TraceStore.is_store(sources[0]):
+        step("opening the store")
+        return tl.TraceStore(sources[0])
+    step("reading exports")
+    return tl.read_traces(*sources)
+
+
+def _write(path: Path, text: str) -> None:
+    try:
+        path.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise ParameterError(
+            f"cannot write {path}: {error.strerror}; choose another file with -o"
+        ) from error
+    print(f"wrote {path}")
+
+
+@contextmanager
+def _progress() -> Iterator[Any]:
+    """Yield a function that names the step; drawn on a terminal only."""
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        yield lambda name: None
+        return
+    columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
+    with Progress(*columns, console=console, transient=True) as bar:
+        task = bar.add_task("starting")
+        yield lambda name: bar.update(task, description=escape(name))
+
+
+def _print_case(case: Any, out: Path) -> None:
+    console = Console(width=None if sys.stdout.isatty() else 160, highlight=False)
+    for line in case.summary["text"]:
+        console.print(escape(html.plain(line, limit=400)))
+    serious = [finding for finding in case.findings if finding.severity != "info"]
+    if serious:
+        table = Table(box=None, pad_edge=False)
+        for name in ("severity", "count", "what", "cause", "confidence", "example trace"):
+            table.add_column(name, overflow="fold", justify="right" if name == "count" else "left")
+        for finding in serious[:15]:
+            example = finding.exemplars[0]["trace_id"] if finding.exemplars else ""
+            table.add_row(
+                f"[{_SEVERITY_STYLE[finding.severity]}]{finding.severity}[/]",
+                f"{finding.count:,}",
+                escape(html.plain(finding.title)),
+                finding.cause,
+                f"{finding.confidence:.2f}",
+                escape(html.plain(example, limit=40)),
+            )
+        console.print()
+        console.print(table)
+        if len(serious) > 15:
+            console.print(f"… {len(serious) - 15} more")
+    n_info = len(case.findings) - len(serious)
+    if n_info:
+        console.print(f"\n{n_info} informational findings (legal or certain but harmless).")
+    console.print(f"Written to {escape(str(out))}: findings.json, findings.md, tables, rules")
+
+
+def _print_table(columns: list[str], rows: Any, *, title: str) -> None:
+    console = Console(width=None if sys.stdout.isatty() else 160, highlight=False)
+    table = Table(title=escape(title), title_justify="left", box=None, pad_edge=False)
+    for name in columns:
+        table.add_column(name)
+    for row in rows:
+        cells = (f"{cell:,}" if isinstance(cell, int) else html.plain(cell) for cell in row)
+        table.add_row(*(escape(cell) for cell in cells))
+    console.print(table)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run the command line and exit: 0 fine, 1 findings, 2 unusable input or arguments."""
+    sys.exit(run(arguments))
+
+
+def run(arguments: list[str] | None = None) -> int:
+    """Run the command line and return its exit code; errors become one line on stderr."""
+    command = typer.main.get_command(app)
+    try:
+        code = command.main(args=arguments, prog_name="tracelab", standalone_mode=False)
+    except typer.Exit as stop:
+        return stop.exit_code
+    except (KeyboardInterrupt, typer.Abort):
+        _complain("interrupted; finished work is kept, nothing is half-written")
+        return EXIT_INTERRUPTED
+    except TracelabError as error:
+        _complain(str(error))
+        return EXIT_UNUSABLE
+    except typer.exceptions.TyperException as error:
+        message = error.format_message() if hasattr(error, "format_message") else str(error)
+        _complain(f"{message.rstrip('.')}; see tracelab --help")
+        return EXIT_UNUSABLE
+    except BrokenPipeError:
+        # The reader went away (`| head`); Python would complain again when it closes stdout.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return EXIT_UNUSABLE
+    return code if isinstance(code, int) else 0
+
+
+def _complain(message: str) -> None:
+    print(f"tracelab: {html.plain(message, limit=2000)}", file=sys.stderr)

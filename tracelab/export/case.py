@@ -1,0 +1,106 @@
+"""A case as a folder: findings, tables, rules, report."""
+
+import json
+import os
+import platform
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Final
+
+import polars as pl
+
+from tracelab.exceptions import SourceError
+from tracelab.export.document import render_findings_json, render_markdown
+from tracelab.export.findings import Finding
+from tracelab.rules import (
+    WarningRule,
+    render_grafana_dashboard,
+    render_prometheus_rules,
+    render_prometheus_tests,
+)
+
+_LIBRARIES: Final = ("tracelab", "polars", "pyarrow", "numpy", "scipy", "networkx")
+
+
+@dataclass(frozen=True)
+class Case:
+    """What is written: findings, tables by file name, rules, and where all came from."""
+
+    findings: Sequence[Finding]
+    summary: Mapping[str, Any]
+    provenance: Mapping[str, Any]
+    rules: Sequence[WarningRule]
+    tables: Mapping[str, pl.DataFrame]
+
+
+def versions() -> dict[str, str]:
+    """Return the versions of Python and of the libraries that decide results."""
+    return {"python": platform.python_version()} | {name: version(name) for name in _LIBRARIES}
+
+
+def write_case(case: Case, out: Path) -> Path:
+    """Write a case to a folder, each file whole or not at all.
+
+    Parameters
+    ----------
+    case : Case
+        What to write.
+    out : Path
+        Folder; made if it is not there.
+
+    Returns
+    -------
+    Path
+        The folder.
+
+    Raises
+    ------
+    SourceError
+        If the folder cannot be written.
+    """
+    try:
+        (out / "rules").mkdir(parents=True, exist_ok=True)
+        for name, table in case.tables.items():
+            _replace(out / f"{name}.parquet", lambda path, t=table: t.write_parquet(path))
+        texts = {
+            "findings.json": render_findings_json(
+                case.findings,
+                summary=case.summary,
+                provenance=case.provenance,
+                rules=[rule.to_dict() for rule in case.rules],
+            ),
+            "findings.md": render_markdown(
+                case.findings, summary=case.summary, rules=[str(rule) for rule in case.rules]
+            ),
+            "rules/prometheus-rules.yml": render_prometheus_rules(case.rules),
+            "rules/prometheus-rules.test.yml": render_prometheus_tests(
+                case.rules, case.tables["red"]
+            ),
+            "rules/grafana-dashboard.json": json.dumps(
+                render_grafana_dashboard(case.rules), indent=1, sort_keys=True
+            )
+            + "\n",
+        }
+        for name, text in texts.items():
+            _replace(out / name, lambda path, t=text: path.write_text(t, encoding="utf-8"))
+    except OSError as error:
+        raise SourceError(
+            f"cannot write findings to {out}: {error.strerror or error}; "
+            "choose another folder with -o"
+        ) from error
+    return out
+
+
+def _replace(target: Path, write: Any) -> None:
+    handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
+    os.close(handle)
+    temporary = Path(name)
+    try:
+        write(temporary)
+        temporary.chmod(0o644)
+        temporary.replace(target)
+    finally:
+        temporary.unlink(missing_ok=True)
