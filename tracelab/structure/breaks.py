@@ -1,0 +1,123 @@
+"""Where traces break: every kind, over one capture or over the buckets of a store."""
+
+from dataclasses import dataclass
+
+import polars as pl
+
+from tracelab import schema
+from tracelab.exceptions import ParameterError
+from tracelab.structure.identity import find_cycles, find_duplicates, find_invalid_ids
+from tracelab.structure.orphans import find_orphans
+from tracelab.structure.skeleton import Skeleton
+from tracelab.structure.spine import Spine, build_spine
+from tracelab.structure.timing import find_client_roots, find_late_children
+from tracelab.traceset import TraceSet
+
+
+@dataclass(frozen=True, slots=True)
+class Reduced:
+    """What the search for breaks needs to keep of a bucket of whole traces.
+
+    Parameters
+    ----------
+    spine : Spine
+        Its spans as numbers.
+    metrics : pl.DataFrame
+        Schema METRIC_POINTS, the self-telemetry among the bucket's metrics.
+    """
+
+    spine: Spine
+    metrics: pl.DataFrame
+
+
+def reduce_bucket(traces: TraceSet) -> Reduced:
+    """Reduce a bucket to what `resolve_breaks` needs: about 150 bytes a span.
+
+    Parameters
+    ----------
+    traces : TraceSet
+        Whole traces. Metrics may stand in any one bucket.
+
+    Returns
+    -------
+    Reduced
+        Independent of `traces`, to be kept until all buckets are there.
+
+    Raises
+    ------
+    SchemaError
+        Never for a `TraceSet`.
+    """
+    return Reduced(spine=build_spine(traces), metrics=traces.metrics)
+
+
+def resolve_breaks(
+    reduced: list[Reduced], *, min_confidence: float = 0.5, min_late_ns: int = 1_000_000
+) -> pl.DataFrame:
+    """Find the breaks of a capture whose buckets have been reduced.
+
+    Parameters
+    ----------
+    reduced : list of Reduced
+        All buckets, in any order: the answer is the same.
+    min_confidence : float
+        A cause less sure than this is `unknown`, with the candidates as alternatives. Half:
+        below it the other causes together are likelier.
+    min_late_ns : int
+        See `find_breaks`.
+
+    Returns
+    -------
+    pl.DataFrame
+        Schema `BREAKS`, sorted by (time, break_id).
+
+    Raises
+    ------
+    ParameterError
+        If a threshold is out of its range.
+    """
+    if not 0 <= min_confidence <= 1:
+        raise ParameterError(f"min_confidence is {min_confidence}; a probability is 0 to 1")
+    skeleton = Skeleton([bucket.spine for bucket in reduced])
+    if not skeleton.n:
+        return schema.empty(schema.BREAKS)
+    found = [
+        find_orphans(skeleton, min_confidence=min_confidence),
+        find_duplicates(skeleton),
+        find_cycles(skeleton),
+        find_invalid_ids(skeleton),
+        find_client_roots(skeleton),
+        find_late_children(skeleton, min_late_ns=min_late_ns),
+    ]
+    return skeleton.write_breaks(pl.concat(found))
+
+
+def find_breaks(
+    traces: TraceSet, *, min_confidence: float = 0.5, min_late_ns: int = 1_000_000
+) -> pl.DataFrame:
+    """Find where traces break: kind, cause, boundary, evidence, and the likely parent.
+
+    Parameters
+    ----------
+    traces : TraceSet
+        A capture.
+    min_confidence : float
+        A cause less sure than this is `unknown`, with the candidates as alternatives. Half:
+        below it the other causes together are likelier.
+    min_late_ns : int
+        Least time between a parent's end and the start of a `late_child` in another process.
+        Clocks of hosts in one site agree to about a millisecond.
+
+    Returns
+    -------
+    pl.DataFrame
+        Schema `BREAKS`, sorted by (time, break_id); empty if nothing is broken.
+
+    Raises
+    ------
+    ParameterError
+        If a threshold is out of its range.
+    """
+    return resolve_breaks(
+        [reduce_bucket(traces)], min_confidence=min_confidence, min_late_ns=min_late_ns
+    )
