@@ -1,1 +1,9 @@
-"""Seeded captures with planted truth."""
+"""Seeded captures with planted truth.
+
+`synthesize_traces` plays a random fleet; the injectors plant breaks and errors into any
+capture, also a real one, and return what they planted.
+"""
+
+from tracelab.synth.generate import synthesize_traces
+
+__all__ = ["synthesize_traces"]
