@@ -1,1 +1,12 @@
 """Series of requests, errors and latency, and what precedes what."""
+
+from tracelab.signals.bursts import detect_error_bursts
+from tracelab.signals.leads import find_lead_lags, neighbour_pairs
+from tracelab.signals.rises import detect_latency_rises
+
+__all__ = [
+    "detect_error_bursts",
+    "detect_latency_rises",
+    "find_lead_lags",
+    "neighbour_pairs",
+]
