@@ -12,7 +12,6 @@ from functools import cache
 from typing import Any, Final
 
 import numpy as np
-import numpy.typing as npt
 import polars as pl
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -37,7 +36,12 @@ from tracelab.io.attributes import (
     text_bounds,
 )
 from tracelab.io.levels import Decoded, Level, Logs, Metrics, Problems, Spans
-from tracelab.io.wire import Signal, WireError, message_signal, salvage_message, with_scopes_for_libraries
+from tracelab.io.wire import (
+    Signal,
+    message_signal,
+    salvage_message,
+    with_scopes_for_libraries,
+)
 
 MAX_DEPTH: Final = 100
 """Arrays and maps nested deeper are not followed; protobuf's own readers stop at 100 too."""
@@ -704,14 +708,40 @@ def decode_messages(messages: list[bytes], problems: Problems) -> Decoded:
     decoded = Decoded()
     for signal, numbers in by_signal.items():
         sources = np.array(numbers, dtype=np.int64)
-        batch = _native(signal, [messages[number] for number in numbers], numbers, problems, decoded)
-        if signal == "traces":
-            decoded.spans = read_spans(batch, sources, problems)
-        elif signal == "logs":
-            decoded.logs = read_logs(batch, sources, problems)
-        else:
-            decoded.metrics = read_metrics(batch, sources, problems)
+        part = [messages[number] for number in numbers]
+        decode_signal(signal, part, sources, problems, decoded)
     return decoded
+
+
+def decode_signal(
+    signal: Signal, messages: list[bytes], sources: Index, problems: Problems, decoded: Decoded
+) -> None:
+    """Decode messages of one signal into `decoded`.
+
+    Parameters
+    ----------
+    signal : {"traces", "logs", "metrics"}
+        What all the messages carry.
+    messages : list of bytes
+        Export requests.
+    sources : ndarray of int64
+        Number of each message within its block.
+    problems : Problems
+        Takes what could not be kept.
+    decoded : Decoded
+        Takes the levels.
+
+    Raises
+    ------
+    Nothing of its own.
+    """
+    batch = _native(signal, messages, sources.tolist(), problems, decoded)
+    if signal == "traces":
+        decoded.spans = read_spans(batch, sources, problems)
+    elif signal == "logs":
+        decoded.logs = read_logs(batch, sources, problems)
+    else:
+        decoded.metrics = read_metrics(batch, sources, problems)
 
 
 def _native(

@@ -2,7 +2,6 @@
 
 from dataclasses import dataclass, field
 
-import numpy as np
 import polars as pl
 
 from tracelab.io.attributes import Index, KeyValues
