@@ -6,6 +6,7 @@ import polars as pl
 
 from tracelab import schema
 from tracelab.exceptions import ParameterError
+from tracelab.structure.detached import find_detached_roots
 from tracelab.structure.identity import find_cycles, find_duplicates, find_invalid_ids
 from tracelab.structure.orphans import find_orphans
 from tracelab.structure.skeleton import Skeleton
@@ -81,7 +82,9 @@ def resolve_breaks(
     skeleton = Skeleton([bucket.spine for bucket in reduced])
     if not skeleton.n:
         return schema.empty(schema.BREAKS)
+    detached = find_detached_roots(skeleton)
     found = [
+        detached.found,
         find_orphans(skeleton, min_confidence=min_confidence),
         find_duplicates(skeleton),
         find_cycles(skeleton),

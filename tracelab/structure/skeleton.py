@@ -131,6 +131,27 @@ def hex_texts(numbers: npt.NDArray[np.uint64]) -> list[str]:
     return [digits[at : at + 16] for at in range(0, len(digits), 16)]
 
 
+class Groups:
+    """Rows grouped by a small code, without a loop over rows.
+
+    Parameters
+    ----------
+    codes : ndarray of int64
+        Code of each row, from 0.
+    """
+
+    def __init__(self, codes: Ints) -> None:
+        self.order: Ints = np.argsort(codes, kind="stable")
+        self.counts: Ints = np.bincount(codes)
+        self.offsets: Ints = np.concatenate([[0], np.cumsum(self.counts)])
+
+    def rows(self, code: int) -> Ints:
+        """Return the rows with this code, in their order."""
+        if code + 1 >= self.offsets.size:
+            return np.zeros(0, np.int64)
+        return self.order[self.offsets[code] : self.offsets[code + 1]]
+
+
 class Skeleton:
     """All spans of a capture as arrays in order of time.
 
@@ -228,6 +249,57 @@ class Skeleton:
     def intact(self) -> Ints:
         """Rows whose parent is in the capture."""
         return np.flatnonzero(self.state == INTACT)
+
+    @cached_property
+    def caller_class(self) -> Ints:
+        """Operation of each row, told apart by peer address where it calls out."""
+        op = self.table["op"].to_numpy()
+        calls = (self.kind == CLIENT) | (self.kind == PRODUCER)
+        mixed = pl.Series(np.where(calls, mix64(op) ^ self.table["peer"].to_numpy(), op))
+        return _codes(mixed, mixed.unique().sort())
+
+    @cached_property
+    def by_op(self) -> "Groups":
+        """Rows of each operation, in order of time."""
+        return Groups(self.op)
+
+    @cached_property
+    def by_class(self) -> "Groups":
+        """Rows of each caller class, in order of time."""
+        return Groups(self.caller_class)
+
+    @cached_property
+    def by_process(self) -> "Groups":
+        """Rows of each process, in order of time."""
+        return Groups(self.process)
+
+    @cached_property
+    def served(self) -> Bools:
+        """Whether a row has a child that answered it: a SERVER or CONSUMER span."""
+        rows = self.intact
+        rows = rows[(self.kind[rows] == SERVER) | (self.kind[rows] == CONSUMER)]
+        served = np.zeros(self.n, dtype=bool)
+        served[self.parent[rows]] = True
+        return served
+
+    @cached_property
+    def top(self) -> Ints:
+        """Topmost ancestor of each row (some member of the cycle, on and below cycles)."""
+        top = np.where(self.parent >= 0, self.parent, np.arange(self.n))
+        active = np.arange(self.n)
+        for _ in range(int(self.n).bit_length() + 1):
+            higher = top[top[active]]
+            moved = higher != top[active]
+            active = active[moved]
+            if not active.size:
+                break
+            top[active] = higher[moved]
+        return top
+
+    @cached_property
+    def linked(self) -> Bools:
+        """Whether a row carries a link."""
+        return self.column("linked").astype(bool)
 
     def column(self, name: str) -> npt.NDArray[Any]:
         """Return a column of the spine as an array."""

@@ -1,0 +1,198 @@
+"""Which boundary lies between two spans, or between a span and a parent that is not there."""
+
+from typing import Final
+
+import numpy as np
+import polars as pl
+
+from tracelab.structure.skeleton import (
+    CLIENT,
+    CONSUMER,
+    INTERNAL,
+    PRODUCER,
+    SERVER,
+    Bools,
+    Ints,
+    Skeleton,
+)
+from tracelab.structure.spine import CROSSINGS, LOOPBACK
+
+HANDS_OVER: Final = {
+    "go": "task",
+    "nodejs": "task",
+    "webjs": "task",
+    "rust": "task",
+    "dotnet": "task",
+    "java": "thread",
+    "python": "thread",
+    "ruby": "thread",
+}
+"""Where each language's context gets lost when no ids say it: goroutines, callbacks and async
+tasks against threads (Python's asyncio tasks inherit the context, its threads do not)."""
+
+
+def boundary_between(skeleton: Skeleton, parents: Ints, children: Ints) -> pl.DataFrame:
+    """Tell the boundary of pairs whose context was lost, so that no flag speaks of them.
+
+    Parameters
+    ----------
+    skeleton : Skeleton
+        The capture.
+    parents, children : ndarray of int64
+        Rows.
+
+    Returns
+    -------
+    pl.DataFrame
+        ``boundary`` and ``said_by``, row by row.
+
+    Raises
+    ------
+    IndexError
+        If a row does not exist.
+    """
+    processes = skeleton.processes
+    one = skeleton.process[parents] == skeleton.process[children]
+    kind = skeleton.kind[children]
+    crosses = (kind == SERVER) | (kind == CONSUMER)
+    names = processes["host_name"]
+    mine = names.gather(skeleton.process[children])
+    other = names.gather(skeleton.process[parents])
+    known = mine.is_not_null() & other.is_not_null()
+    language = processes["sdk_language"].fill_null("").gather(skeleton.process[children])
+    habit = language.replace_strict(HANDS_OVER, default="unknown", return_dtype=pl.String)
+    thread = _differs(skeleton, "thread", parents, children)
+    task = _differs(skeleton, "task", parents, children)
+    table = pl.DataFrame(
+        {
+            "one": one & ~crosses,
+            "queue": (kind == CONSUMER) | (skeleton.kind[parents] == PRODUCER),
+            "hosts": known,
+            "host": known & (mine == other).fill_null(value=False),
+            "loopback": _calls_loopback(skeleton)[parents],
+            "thread": thread,
+            "task": task,
+            "habit": habit,
+            "language": language,
+        }
+    )
+    return table.select(_words())
+
+
+def _words() -> list[pl.Expr]:
+    """Pairs of (boundary, what says so), first match wins."""
+    one, host = pl.col("one"), pl.col("host")
+    rules: list[tuple[pl.Expr, str, str]] = [
+        (one & (pl.col("thread") == 2), "thread", "one process, thread ids differ"),
+        (one & (pl.col("task") == 2), "task", "one process, task ids differ"),
+        (
+            one & ((pl.col("thread") == 1) | (pl.col("task") == 1)),
+            "same",
+            "one process, thread or task ids agree",
+        ),
+        (pl.col("queue") & ~one, "queue", "kinds PRODUCER and CONSUMER"),
+        (~one & host, "process", "two processes of one host"),
+        (~one & pl.col("hosts"), "network", "host names differ"),
+        (~one & pl.col("loopback"), "process", "the peer address is the loopback interface"),
+        (~one, "network", "two processes, hosts unknown"),
+    ]
+    boundary = pl.col("habit")
+    said_by = pl.format("one process, no ids; what SDK language '{}' loses", "language")
+    for condition, word, evidence in reversed(rules):
+        boundary = pl.when(condition).then(pl.lit(word)).otherwise(boundary)
+        said_by = pl.when(condition).then(pl.lit(evidence)).otherwise(said_by)
+    return [boundary.alias("boundary"), said_by.alias("said_by")]
+
+
+def _differs(skeleton: Skeleton, name: str, parents: Ints, children: Ints) -> Ints:
+    """0 unknown, 1 agree, 2 differ."""
+    values = skeleton.column(name)
+    mine, other = values[children], values[parents]
+    found: Ints = np.where((mine == 0) | (other == 0), 0, np.where(mine == other, 1, 2))
+    return found
+
+
+def _calls_loopback(skeleton: Skeleton) -> Bools:
+    loopback = skeleton.peers.filter(pl.col("server_address").str.contains(LOOPBACK))["peer"]
+    if not loopback.len():
+        return np.zeros(skeleton.n, dtype=bool)
+    return np.isin(skeleton.column("peer"), loopback.to_numpy())
+
+
+def usual_boundaries(skeleton: Skeleton, rows: Ints) -> pl.DataFrame:
+    """Tell the boundary between spans and parents that are not in the capture.
+
+    The flags come first (local or remote), then what is usual for the operation where its
+    parent is there, then the span's kind.
+
+    Parameters
+    ----------
+    skeleton : Skeleton
+        The capture.
+    rows : ndarray of int64
+        Rows of orphans.
+
+    Returns
+    -------
+    pl.DataFrame
+        ``boundary``, ``said_by`` and ``local`` (whether the parent was in the span's own
+        process), row by row.
+
+    Raises
+    ------
+    IndexError
+        If a row does not exist.
+    """
+    words = pl.DataFrame(CROSSINGS, schema=["boundary", "_evidence"], orient="row")
+    n_words = len(CROSSINGS)
+    intact = skeleton.intact
+    seen = np.bincount(
+        skeleton.op[intact] * n_words + skeleton.crossing[intact],
+        minlength=skeleton.ops.height * n_words,
+    ).reshape(-1, n_words)
+    far = np.array([word in ("network", "process", "queue") for word, _ in CROSSINGS])
+    op = skeleton.op[rows]
+    remote = skeleton.remote[rows]
+    kind = skeleton.kind[rows]
+    enters = (kind == SERVER) | (kind == CONSUMER)
+    inside = (kind == INTERNAL) | (kind == CLIENT) | (kind == PRODUCER)
+    usual_far, usual_near = seen[:, far].sum(1)[op], seen[:, ~far].sum(1)[op]
+    local = np.where(remote == 0, True, np.where(remote == 1, False, False))
+    unsaid = remote == -1
+    local = np.where(unsaid & (usual_near > usual_far), True, local)
+    local = np.where(unsaid & (usual_near == usual_far), inside & ~enters, local)
+    # Only crossings that agree with local or remote may vote.
+    votes = np.where(local[:, None], np.where(far, 0, seen[op]), np.where(far, seen[op], 0))
+    best = votes.argmax(1)
+    has_votes = votes.max(1) > 0
+    boundary = words["boundary"].gather(best)
+    table = pl.DataFrame(
+        {
+            "usual": boundary,
+            "voted": has_votes,
+            "local": local,
+            "remote": remote,
+            "consumer": kind == CONSUMER,
+            "known_kind": enters | inside,
+        }
+    )
+    flag = pl.col("remote") >= 0
+    return table.select(
+        boundary=pl.when("voted")
+        .then("usual")
+        .when("local")
+        .then(pl.lit("same"))
+        .when("consumer")
+        .then(pl.lit("queue"))
+        .when(flag | pl.col("known_kind"))
+        .then(pl.lit("network"))
+        .otherwise(pl.lit("unknown")),
+        said_by=pl.when(flag & pl.col("local"))
+        .then(pl.lit("flags: the missing parent is local"))
+        .when(flag)
+        .then(pl.lit("flags: the missing parent is remote"))
+        .when("voted")
+        .then(pl.lit("flags say nothing; the operation's usual parents tell"))
+        .otherwise(pl.lit("flags say nothing; the span's kind tells")),
+        local="local",
+    )

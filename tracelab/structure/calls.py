@@ -1,0 +1,429 @@
+"""Which caller called each of these: one question, asked of all callees of one operation.
+
+The callees are roots (context lost) or spans that hang under a doubtful parent. Candidates are
+spans in progress when the callee began: in the same process for work handed over inside it,
+anywhere for calls over the network or a queue. Each caller class has its own delay law, learnt
+from intact calls where there are any, else from the calls in question by expectation and
+maximisation. What chance overlap would give enters as the rate of natural roots, so a busy
+process with many candidates gives low probabilities, not guesses.
+"""
+
+from dataclasses import dataclass, field
+from typing import Final
+
+import numpy as np
+
+from tracelab.structure.laws import Law, association_marginals, pair_ranges
+from tracelab.structure.skeleton import Floats, Ints, Skeleton
+
+MAX_PAIRS: Final = 2_000_000
+"""Candidate pairs per operation; windows are halved until they fit (bounded memory)."""
+
+_FEATURES: Final = ("thread", "task", "request", "tenant")
+
+
+@dataclass(frozen=True, slots=True)
+class Intact:
+    """What intact calls of one caller class to the operation look like.
+
+    Parameters
+    ----------
+    start_gap, end_gap : ndarray of int64
+        Callee start minus caller start, caller end minus callee end.
+    per_caller : float
+        Calls per caller that calls at all.
+    """
+
+    start_gap: Ints
+    end_gap: Ints
+    per_caller: float
+
+
+@dataclass(frozen=True, slots=True)
+class CallerClass:
+    """Candidate callers of one class.
+
+    Parameters
+    ----------
+    code : int
+        The class.
+    rows : ndarray of int64
+        Candidate rows in order of start.
+    intact : Intact or None
+        Intact calls, where there are enough to learn from.
+    window_ns : int
+        Longest delay considered.
+    """
+
+    code: int
+    rows: Ints
+    intact: Intact | None
+    window_ns: int
+
+
+@dataclass(slots=True)
+class Pairs:
+    """Candidate pairs of one operation.
+
+    Parameters
+    ----------
+    callee : ndarray of int64
+        Number of the callee within the question.
+    caller : ndarray of int64
+        Row of the caller.
+    group : ndarray of int64
+        Number of the caller class within the question.
+    """
+
+    callee: Ints
+    caller: Ints
+    group: Ints
+    start_gap: Ints = field(default_factory=lambda: np.zeros(0, np.int64))
+    end_gap: Ints = field(default_factory=lambda: np.zeros(0, np.int64))
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """Probable callers of each callee.
+
+    Parameters
+    ----------
+    called : ndarray of float64
+        Probability that any candidate called the callee, per callee.
+    best : ndarray of int64
+        Row of the likeliest caller, -1 where there is no candidate.
+    best_probability : ndarray of float64
+        Its probability.
+    rivals : ndarray of int64
+        Number of other callers with a tenth of the best one's probability or more.
+    pairs : Pairs
+        All candidate pairs.
+    marginal : ndarray of float64
+        Probability of each pair.
+    """
+
+    called: Floats
+    best: Ints
+    best_probability: Floats
+    rivals: Ints
+    pairs: Pairs
+    marginal: Floats
+
+
+def candidate_pairs(
+    skeleton: Skeleton,
+    callees: Ints,
+    classes: list[CallerClass],
+    *,
+    same_process: bool,
+    tolerance_ns: int,
+) -> Pairs:
+    """List callers that were in progress, or had just ended, when each callee began.
+
+    Parameters
+    ----------
+    skeleton : Skeleton
+        The capture.
+    callees : ndarray of int64
+        Rows.
+    classes : list of CallerClass
+        Candidate callers.
+    same_process : bool
+        Whether caller and callee share a process.
+    tolerance_ns : int
+        How far a callee may start before its caller (clocks of two hosts differ).
+
+    Returns
+    -------
+    Pairs
+        At most `MAX_PAIRS`.
+
+    Raises
+    ------
+    ValueError
+        Never.
+    """
+    span = int(skeleton.window[1] - skeleton.window[0]) + 2**40
+    place = skeleton.process if same_process else np.zeros(skeleton.n, np.int64)
+    found: list[tuple[Ints, Ints, Ints]] = []
+    for number, group in enumerate(classes):
+        # Python integers, then int64: 1,000 processes times a week still fit.
+        origin = skeleton.window[0]
+        owners = np.unique(place[group.rows]) if same_process else np.zeros(1, np.int64)
+        rank = np.searchsorted(owners, place[group.rows])
+        where = rank * span + (skeleton.start[group.rows] - origin)
+        order = np.argsort(where, kind="stable")
+        where, rows = where[order], group.rows[order]
+        callee_rank = np.searchsorted(owners, place[callees])
+        known = callee_rank < owners.size
+        known[known] = owners[callee_rank[known]] == place[callees][known]
+        asked = np.flatnonzero(known)
+        begin = callee_rank[asked] * span + (skeleton.start[callees[asked]] - origin)
+        window = group.window_ns
+        while True:
+            low = np.searchsorted(where, begin - window, side="left")
+            high = np.searchsorted(where, begin + tolerance_ns, side="right")
+            if int((high - low).sum()) <= MAX_PAIRS // max(len(classes), 1) or window < 1000:
+                break
+            window //= 2
+        owner, position = pair_ranges(low, high)
+        found.append((asked[owner], rows[position], np.full(owner.size, number)))
+    if not found:
+        empty = np.zeros(0, np.int64)
+        return Pairs(empty, empty, empty)
+    callee, caller, number_of = (np.concatenate(column) for column in zip(*found, strict=True))
+    apart = skeleton.trace[callees[callee]] != skeleton.trace[caller]
+    return measure(skeleton, callees, Pairs(callee[apart], caller[apart], number_of[apart]))
+
+
+def measure(skeleton: Skeleton, callees: Ints, pairs: Pairs) -> Pairs:
+    """Add the delays of each pair.
+
+    Parameters
+    ----------
+    skeleton : Skeleton
+        The capture.
+    callees : ndarray of int64
+        Rows of the callees.
+    pairs : Pairs
+        Pairs without delays.
+
+    Returns
+    -------
+    Pairs
+        The same, with ``start_gap`` and ``end_gap``.
+
+    Raises
+    ------
+    ValueError
+        Never.
+    """
+    rows = callees[pairs.callee]
+    pairs.start_gap = skeleton.start[rows] - skeleton.start[pairs.caller]
+    pairs.end_gap = skeleton.end[pairs.caller] - skeleton.end[rows]
+    return pairs
+
+
+@dataclass(slots=True)
+class _Belief:
+    """What is currently believed of one caller class."""
+
+    start_law: Law
+    end_law: Law | None
+    rate: float
+    features: Floats
+
+
+def answer(
+    skeleton: Skeleton,
+    callees: Ints,
+    classes: list[CallerClass],
+    pairs: Pairs,
+    *,
+    first_guess: list[Law] | None = None,
+    natural_rate: float | None = None,
+    rounds: int = 12,
+) -> Answer:
+    """Find the probable caller of each callee, jointly.
+
+    Parameters
+    ----------
+    skeleton : Skeleton
+        The capture.
+    callees : ndarray of int64
+        Rows of one operation.
+    classes : list of CallerClass
+        Candidate caller classes.
+    pairs : Pairs
+        Candidate pairs.
+    first_guess : list of Law, optional
+        Start laws to begin with, one per class; by default the laws of the intact calls.
+    natural_rate : float, optional
+        Natural roots among the callees, as a share; learnt by default.
+    rounds : int
+        Rounds of expectation and maximisation.
+
+    Returns
+    -------
+    Answer
+        Probabilities per callee and per pair.
+
+    Raises
+    ------
+    ValueError
+        If a class has neither intact calls nor a first guess.
+    """
+    n = callees.size
+    if not pairs.callee.size:
+        return Answer(
+            np.zeros(n), np.full(n, -1), np.zeros(n), np.zeros(n, np.int64), pairs, np.zeros(0)
+        )
+    agreement = _agreement(skeleton, callees, pairs)
+    durations = skeleton.end[callees] - skeleton.start[callees]
+    own_law = Law.fit(durations)
+    own = own_law.log_at(durations)[pairs.callee]
+    observed_ns = max(skeleton.window[1] - skeleton.window[0], 1)
+    candidates = np.bincount(
+        pairs.group[np.unique(pairs.caller, return_index=True)[1]], minlength=len(classes)
+    )
+    shared = np.array(
+        [group.intact is not None and group.intact.per_caller > 1.3 for group in classes]
+    )
+    few = n / max(int(candidates.sum()), 1) <= 1.3
+    exclusive = (~shared[pairs.group]) & few
+    _, caller_number = np.unique(pairs.caller, return_inverse=True)
+    beliefs = []
+    for number, group in enumerate(classes):
+        law = first_guess[number] if first_guess else None
+        if law is None:
+            if group.intact is None:
+                raise ValueError(f"caller class {group.code} has nothing to learn a law from")
+            law = Law.fit(group.intact.start_gap)
+        rate = min(0.5, 0.5 * n / max(int(candidates[number]), 1))
+        beliefs.append(
+            _Belief(law, _end_law(group, None, None), rate, np.zeros((len(_FEATURES), 3)))
+        )
+    natural = 0.5 if natural_rate is None else natural_rate
+    marginal = np.zeros(pairs.callee.size)
+    for step in range(rounds):
+        rate_ns = natural * n if natural_rate is not None else max(natural * n, 0.5)
+        log_weight = _log_weights(beliefs, pairs, own, agreement) - np.log(rate_ns / observed_ns)
+        new = association_marginals(
+            pairs.callee,
+            caller_number,
+            log_weight,
+            exclusive=exclusive,
+            rounds=20 if step < rounds - 1 else 80,
+        )
+        change = float(np.abs(new - marginal).max())
+        marginal = new
+        if step and change < 1e-3:
+            break
+        if natural_rate is None:
+            natural = 1.0 - min(float(marginal.sum()) / n, 1.0)
+        _relearn(beliefs, classes, pairs, marginal, agreement, own, candidates)
+    return _summary(n, pairs, marginal)
+
+
+def _agreement(skeleton: Skeleton, callees: Ints, pairs: Pairs) -> Ints:
+    """Per feature and pair: 0 one side unknown, 1 agree, 2 differ."""
+    rows = callees[pairs.callee]
+    found = np.zeros((len(_FEATURES), rows.size), dtype=np.int64)
+    for number, name in enumerate(_FEATURES):
+        values = skeleton.column(name)
+        mine, other = values[rows], values[pairs.caller]
+        found[number] = np.where((mine == 0) | (other == 0), 0, np.where(mine == other, 1, 2))
+    return found
+
+
+def _end_law(group: CallerClass, gaps: Ints | None, weights: Floats | None) -> Law | None:
+    known = group.intact.end_gap if group.intact is not None else np.zeros(0, np.int64)
+    if gaps is None or weights is None:
+        return Law.fit(known) if known.size >= 20 else None
+    both = np.concatenate([known, gaps])
+    return Law.fit(both, np.concatenate([np.ones(known.size), weights]))
+
+
+def _log_weights(beliefs: list[_Belief], pairs: Pairs, own: Floats, agreement: Ints) -> Floats:
+    total = np.zeros(pairs.callee.size)
+    for number, belief in enumerate(beliefs):
+        mine = np.flatnonzero(pairs.group == number)
+        value = belief.start_law.log_at(pairs.start_gap[mine])
+        if belief.end_law is not None:
+            value += belief.end_law.log_at(pairs.end_gap[mine]) - own[mine]
+        value += np.log(belief.rate / (1.0 - belief.rate))
+        for feature in range(len(_FEATURES)):
+            value += belief.features[feature][agreement[feature, mine]]
+        total[mine] = value
+    return total
+
+
+def _relearn(
+    beliefs: list[_Belief],
+    classes: list[CallerClass],
+    pairs: Pairs,
+    marginal: Floats,
+    agreement: Ints,
+    own: Floats,
+    candidates: Ints,
+) -> None:
+    """Maximisation: laws, rates and feature weights from the pairs as far as they are believed."""
+    for number, (belief, group) in enumerate(zip(beliefs, classes, strict=True)):
+        mine = np.flatnonzero(pairs.group == number)
+        weight = marginal[mine]
+        known = group.intact.start_gap if group.intact is not None else np.zeros(0, np.int64)
+        if weight.sum() + known.size < 1:
+            continue
+        gaps = np.concatenate([known, pairs.start_gap[mine]])
+        weights = np.concatenate([np.ones(known.size), weight])
+        belief.start_law = Law.fit(gaps, weights)
+        end_law = _end_law(group, pairs.end_gap[mine], weight)
+        # The caller waits for its callee only if its end tells more than the callee's duration.
+        gain = 0.0
+        if end_law is not None and weight.sum() > 0:
+            gain = float(
+                (weight * (end_law.log_at(pairs.end_gap[mine]) - own[mine])).sum() / weight.sum()
+            )
+        belief.end_law = end_law if gain > 0.2 else None
+        belief.rate = float(np.clip(weight.sum() / max(int(candidates[number]), 1), 1e-4, 0.98))
+        for feature in range(len(_FEATURES)):
+            belief.features[feature] = _feature_weights(agreement[feature, mine], weight)
+
+
+def _feature_weights(values: Ints, weight: Floats) -> Floats:
+    """Log likelihood ratios of unknown, agree, differ; unknown says nothing."""
+    believed = np.bincount(values, weights=weight, minlength=3)[:3]
+    chance = np.bincount(values, minlength=3)[:3].astype(np.float64)
+    if believed[1:].sum() < 1 or chance[1:].sum() < 1:
+        return np.zeros(3)
+    part = (believed[1:] + 0.5) / (believed[1:].sum() + 1.0)
+    base = (chance[1:] + 0.5) / (chance[1:].sum() + 1.0)
+    return np.array([0.0, *np.clip(np.log(part / base), -6.0, 6.0)])
+
+
+def _summary(n: int, pairs: Pairs, marginal: Floats) -> Answer:
+    called = np.minimum(np.bincount(pairs.callee, weights=marginal, minlength=n), 1.0)
+    order = np.lexsort((pairs.caller, -marginal, pairs.callee))
+    first = np.unique(pairs.callee[order], return_index=True)
+    best, probability = np.full(n, -1), np.zeros(n)
+    best[first[0]] = pairs.caller[order[first[1]]]
+    probability[first[0]] = marginal[order[first[1]]]
+    close = marginal >= 0.1 * np.maximum(probability[pairs.callee], 1e-9)
+    rivals = np.bincount(pairs.callee, weights=close, minlength=n).astype(np.int64) - 1
+    return Answer(called, best, probability, np.maximum(rivals, 0), pairs, marginal)
+
+
+def known_calls(skeleton: Skeleton, rows: Ints) -> dict[int, Intact]:
+    """Learn from the intact calls to an operation, per caller class.
+
+    Parameters
+    ----------
+    skeleton : Skeleton
+        The capture.
+    rows : ndarray of int64
+        Intact rows of the operation.
+
+    Returns
+    -------
+    dict of int to Intact
+        By caller class; classes with fewer than two calls are left out.
+
+    Raises
+    ------
+    IndexError
+        If a row has no parent.
+    """
+    parent = skeleton.parent[rows]
+    classes = skeleton.caller_class[parent]
+    known = {}
+    for code in np.unique(classes):
+        mine = classes == code
+        if mine.sum() < 2:
+            continue
+        callers = np.unique(parent[mine]).size
+        known[int(code)] = Intact(
+            start_gap=skeleton.start[rows[mine]] - skeleton.start[parent[mine]],
+            end_gap=skeleton.end[parent[mine]] - skeleton.end[rows[mine]],
+            per_caller=float(mine.sum()) / callers,
+        )
+    return known

@@ -1,0 +1,423 @@
+"""Roots that were called from another trace: the context was lost on the way."""
+
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+import polars as pl
+
+from tracelab.structure.boundaries import boundary_between
+from tracelab.structure.calls import (
+    Answer,
+    CallerClass,
+    Intact,
+    Pairs,
+    answer,
+    candidate_pairs,
+    known_calls,
+    measure,
+)
+from tracelab.structure.laws import Law, pair_ranges, warp
+from tracelab.structure.skeleton import (
+    CLIENT,
+    CONSUMER,
+    PRODUCER,
+    SERVER,
+    Bools,
+    Floats,
+    Ints,
+    Skeleton,
+    verdicts,
+)
+from tracelab.structure.spine import INTACT, ROOT, take_rows
+
+MIN_EXCESS: Final = 6.0
+"""Standard deviations by which overlap must exceed chance before a caller that was never seen
+to call an operation is considered: dozens of classes and hundreds of delays are tried."""
+
+MIN_CALLS: Final = 6
+"""A caller that was never seen to call an operation is believed from this many calls on."""
+
+MIN_RULE: Final = 0.5
+"""Least share of roots called, or of callers that call, for a relation never seen intact."""
+
+MAX_CLASSES: Final = 6
+MAX_TRIED: Final = 24
+
+_TOLERANCE_LOCAL_NS: Final = 100_000
+_TOLERANCE_REMOTE_NS: Final = 3_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class Detached:
+    """Detached roots, and the callers that lost their callee.
+
+    Parameters
+    ----------
+    found : pl.DataFrame
+        Schema `VERDICTS`.
+    claimed : ndarray of float64
+        Per row: expected number of detached roots that it called.
+    """
+
+    found: pl.DataFrame
+    claimed: Floats
+
+
+def find_detached_roots(skeleton: Skeleton, *, min_probability: float = 0.5) -> Detached:
+    """Find roots that work of another trace called, and propose their parents.
+
+    A root with a link is legal. So is a root whose operation fits no caller better than chance
+    would have it: cron jobs, health checks, requests from outside.
+
+    Parameters
+    ----------
+    skeleton : Skeleton
+        The capture.
+    min_probability : float
+        Least probability that some work of the capture called the root.
+
+    Returns
+    -------
+    Detached
+        Verdicts, and what they claim of callers.
+
+    Raises
+    ------
+    SchemaError
+        Never.
+    """
+    claimed = np.zeros(skeleton.n)
+    roots = skeleton.roots
+    roots = roots[~skeleton.linked[roots] & skeleton.timed[roots]]
+    tables = []
+    second = _second_roots(skeleton, roots)
+    for op in np.unique(skeleton.op[roots]):
+        mine = roots[skeleton.op[roots] == op] if roots.size < 10_000 else _of_op(skeleton, int(op))
+        for callees, same_trace in ((mine[~second[mine]], False), (mine[second[mine]], True)):
+            if not callees.size:
+                continue
+            reply = _ask(skeleton, int(op), callees, same_trace=same_trace)
+            if reply is None:
+                continue
+            np.add.at(claimed, reply.pairs.caller, reply.marginal)
+            tables.append(_verdicts(skeleton, callees, reply, same_trace, min_probability))
+    found = [table for table in tables if table.height]
+    empty = verdicts(pl.DataFrame(schema={"row": pl.Int64, "kind": pl.String}))
+    return Detached(pl.concat([empty, *found]), claimed)
+
+
+def _of_op(skeleton: Skeleton, op: int) -> Ints:
+    rows = skeleton.by_op.rows(op)
+    keep = (skeleton.state[rows] == ROOT) & ~skeleton.linked[rows] & skeleton.timed[rows]
+    kept: Ints = rows[keep]
+    return kept
+
+
+def _second_roots(skeleton: Skeleton, roots: Ints) -> Bools:
+    """Roots of a trace that has another root before them."""
+    second = np.zeros(skeleton.n, dtype=bool)
+    _, first = np.unique(skeleton.trace[skeleton.roots], return_index=True)
+    later = np.setdiff1d(skeleton.roots, skeleton.roots[first], assume_unique=True)
+    second[later] = True
+    kept = np.zeros(skeleton.n, dtype=bool)
+    kept[roots] = True
+    return second & kept
+
+
+def _ask(skeleton: Skeleton, op: int, callees: Ints, *, same_trace: bool) -> Answer | None:
+    """Who called these roots of one operation? None where no caller comes into question."""
+    kind = int(skeleton.op_kind[op])
+    rows = skeleton.by_op.rows(op)
+    intact = rows[(skeleton.state[rows] == INTACT) & skeleton.timed[rows]]
+    known = known_calls(skeleton, intact)
+    crosses = kind in (SERVER, CONSUMER)
+    if same_trace:
+        return _ask_within(skeleton, callees, known) if known else None
+    classes = [
+        CallerClass(
+            code,
+            _free(skeleton, code, intact, calls.per_caller, crosses),
+            calls,
+            _reach(calls.start_gap),
+        )
+        for code, calls in sorted(known.items(), key=lambda item: -item[1].start_gap.size)[
+            :MAX_CLASSES
+        ]
+    ]
+    classes = [group for group in classes if group.rows.size]
+    local = not crosses and not _remote_callers(skeleton, intact)
+    tolerance = _TOLERANCE_LOCAL_NS if local else _TOLERANCE_REMOTE_NS
+    guesses: list[Law] | None = None
+    if not known:
+        classes, guesses = _discover(skeleton, op, callees, local=local, tolerance_ns=tolerance)
+    if not classes:
+        return None
+    pairs = candidate_pairs(skeleton, callees, classes, same_process=local, tolerance_ns=tolerance)
+    if kind == SERVER:
+        pairs = _while_waiting(skeleton, callees, pairs)
+    reply = answer(skeleton, callees, classes, pairs, first_guess=guesses)
+    return reply if known or _is_regular(skeleton, callees, reply, local=local) else None
+
+
+def _is_regular(skeleton: Skeleton, callees: Ints, reply: Answer, *, local: bool) -> bool:
+    """Tell whether a relation that was never seen intact is a rule rather than a few meetings.
+
+    Where every context is lost, nearly all roots of the operation are called, or (from outside
+    the process) nearly all calls of the caller class end in such a root.
+    """
+    calls = float(reply.called.sum())
+    if calls < MIN_CALLS:
+        return False
+    if calls >= MIN_RULE * callees.size:
+        return True
+    if local:
+        return False
+    best = reply.best[reply.called >= 0.5]
+    classes = np.unique(skeleton.caller_class[best])
+    rows = np.concatenate([skeleton.by_class.rows(int(code)) for code in classes])
+    return calls >= MIN_RULE * rows.size
+
+
+def _remote_callers(skeleton: Skeleton, intact: Ints) -> bool:
+    parent = skeleton.parent[intact]
+    return bool(intact.size) and bool(
+        (skeleton.process[parent] != skeleton.process[intact]).mean() > 0.5
+    )
+
+
+def _reach(start_gap: Ints) -> int:
+    """Longest delay to look back, from intact calls."""
+    return int(2 * np.quantile(start_gap, 0.99)) + 2_000_000
+
+
+def _free(skeleton: Skeleton, code: int, intact: Ints, per_caller: float, crosses: bool) -> Ints:
+    """Callers of a class that have room for one more call of this operation."""
+    rows = skeleton.by_class.rows(code)
+    rows = rows[skeleton.timed[rows]]
+    if crosses:
+        return rows[~skeleton.served[rows]]
+    if per_caller > 1.3:
+        return rows
+    parents = np.unique(skeleton.parent[intact])
+    return rows[~np.isin(rows, parents, assume_unique=True)]
+
+
+def _while_waiting(skeleton: Skeleton, callees: Ints, pairs: Pairs) -> Pairs:
+    """Keep pairs in which the server starts while its client waits."""
+    start = skeleton.start[callees[pairs.callee]]
+    keep = start <= skeleton.end[pairs.caller] + _TOLERANCE_REMOTE_NS
+    return measure(
+        skeleton, callees, Pairs(pairs.callee[keep], pairs.caller[keep], pairs.group[keep])
+    )
+
+
+def _discover(
+    skeleton: Skeleton, op: int, callees: Ints, *, local: bool, tolerance_ns: int
+) -> tuple[list[CallerClass], list[Law]]:
+    """Find caller classes whose spans precede these roots more often than chance has it."""
+    found: list[tuple[float, CallerClass, Law]] = []
+    for code, rows in _possible(skeleton, op, callees, local=local):
+        durations = skeleton.end[rows] - skeleton.start[rows]
+        window = int(np.quantile(durations, 0.99) * 1.2) + 20_000_000
+        group = CallerClass(code, rows, None, window)
+        excess, law = _excess(skeleton, callees, group, local=local, tolerance_ns=tolerance_ns)
+        if law is not None and excess >= MIN_EXCESS:
+            found.append((excess, group, law))
+    found.sort(key=lambda item: (-item[0], item[1].code))
+    kept = found[:MAX_CLASSES]
+    return [group for _, group, _ in kept], [law for _, _, law in kept]
+
+
+def _possible(skeleton: Skeleton, op: int, callees: Ints, *, local: bool) -> list[tuple[int, Ints]]:
+    """Caller classes that could call this operation at all, with their free rows."""
+    kind = int(skeleton.op_kind[op])
+    if local:
+        processes = np.unique(skeleton.process[callees])
+        rows = np.concatenate([skeleton.by_process.rows(int(code)) for code in processes[:64]])
+        rows = np.sort(rows)
+    else:
+        wanted = CLIENT if kind == SERVER else PRODUCER
+        rows = np.flatnonzero((skeleton.kind == wanted) & ~skeleton.served & skeleton.timed)
+    # What hangs under another root of this operation shares its timetable, not a context;
+    # and what such roots usually call is a callee of theirs that lost its own context.
+    below = skeleton.op[skeleton.top[rows]] == op
+    classes = skeleton.caller_class[rows]
+    size = int(classes.max()) + 1 if rows.size else 1
+    usual = np.bincount(classes[below], minlength=size) > 0.1 * np.bincount(classes, minlength=size)
+    rows = rows[~below & ~usual[classes]] if rows.size else rows
+    counts = np.bincount(skeleton.caller_class[rows]) if rows.size else np.zeros(0, np.int64)
+    enough = np.flatnonzero(counts >= max(3, callees.size // 10))
+    likely = enough[np.argsort(-counts[enough], kind="stable")][:MAX_TRIED]
+    classes = skeleton.caller_class[rows]
+    return [(int(code), rows[(classes == code) & skeleton.timed[rows]]) for code in likely]
+
+
+def _excess(
+    skeleton: Skeleton,
+    callees: Ints,
+    group: CallerClass,
+    *,
+    local: bool,
+    tolerance_ns: int,
+) -> tuple[float, Law | None]:
+    """Tell by how many standard deviations delays pile up above chance, and their law."""
+    sample = callees[:: max(callees.size // 4000, 1)]
+    pairs = candidate_pairs(
+        skeleton, sample, [group], same_process=local, tolerance_ns=tolerance_ns
+    )
+    if pairs.callee.size < 5:
+        return 0.0, None
+    observed = _histogram(pairs.start_gap)
+    shifts = [step * sign * (group.window_ns + 50_000_000) for step in (2, 3) for sign in (1, -1)]
+    null = np.zeros(observed.size)
+    for shift in shifts:
+        bounds = (-tolerance_ns, group.window_ns)
+        null += _histogram(_moved_gaps(skeleton, sample, group, local, bounds, shift))
+    null /= len(shifts)
+    # Bursts of traffic make callers and callees meet whichever comes first; calls do not.
+    mirrored = _moved_gaps(skeleton, sample, group, local, (-group.window_ns, tolerance_ns))
+    null = np.maximum(null, _histogram(-mirrored))
+    excess = observed - null
+    best = 0.0
+    # Scan runs of delay bins: the law may be narrow or wide.
+    up, base = np.concatenate([[0.0], np.cumsum(excess)]), np.concatenate([[0.0], np.cumsum(null)])
+    for width in (1, 2, 4, 8, 16, 32):
+        gain = up[width:] - up[:-width]
+        noise = np.sqrt((base[width:] - base[:-width]) * 1.25 + 1.0)
+        best = max(best, float((gain / noise).max()))
+    if (up[-1] < 3 and best < MIN_EXCESS) or best <= 0:
+        return 0.0, None
+    weight = np.clip(excess, 0, None) / np.maximum(observed, 1e-9)
+    return best, Law.fit(pairs.start_gap, weight[_bins(pairs.start_gap)])
+
+
+_BIN: Final = 0.2
+_BIN_REACH: Final = 18.0
+
+
+def _bins(gaps: Ints) -> Ints:
+    return np.clip(
+        ((warp(gaps) + _BIN_REACH) / _BIN).astype(np.int64), 0, int(2 * _BIN_REACH / _BIN)
+    )
+
+
+def _histogram(gaps: Ints) -> Floats:
+    return np.bincount(_bins(gaps), minlength=int(2 * _BIN_REACH / _BIN) + 1).astype(np.float64)
+
+
+def _moved_gaps(
+    skeleton: Skeleton,
+    callees: Ints,
+    group: CallerClass,
+    local: bool,
+    bounds: tuple[int, int],
+    shift: int = 0,
+) -> Ints:
+    """Delays from callers to callees that lie within bounds, the callees moved in time.
+
+    What is moved out of the capture comes in again at its other end.
+    """
+    first, last = skeleton.window
+    length = max(last - first, 1)
+    gaps = []
+    place = skeleton.process if local else np.zeros(skeleton.n, np.int64)
+    for code in np.unique(place[callees]):
+        mine = callees[place[callees] == code]
+        begins = skeleton.start[group.rows[place[group.rows] == code]]
+        moved = (skeleton.start[mine] - first + shift) % length + first
+        low = np.searchsorted(begins, moved - bounds[1])
+        high = np.searchsorted(begins, moved - bounds[0], side="right")
+        owner, position = pair_ranges(low, high)
+        gaps.append(moved[owner] - begins[position])
+    return np.concatenate(gaps)
+
+
+def _ask_within(skeleton: Skeleton, callees: Ints, known: dict[int, Intact]) -> Answer | None:
+    """Seek the parent of a second root in its own trace."""
+    wanted = pl.DataFrame({"trace": skeleton.trace[callees], "callee": np.arange(callees.size)})
+    others = pl.DataFrame({"trace": skeleton.trace}).with_row_index("row")
+    joined = others.join(wanted, on="trace", how="inner").sort("callee", "row")
+    caller = joined["row"].to_numpy().astype(np.int64)
+    callee = joined["callee"].to_numpy().astype(np.int64)
+    rows = callees[callee]
+    mine = skeleton.top[caller] == rows
+    waits = skeleton.start[caller] <= skeleton.start[rows] + _TOLERANCE_REMOTE_NS
+    keep = ~mine & waits & skeleton.timed[caller]
+    caller, callee = caller[keep], callee[keep]
+    if not caller.size:
+        return None
+    return _answer_within(skeleton, callees, known, caller, callee)
+
+
+def _answer_within(
+    skeleton: Skeleton,
+    callees: Ints,
+    known: dict[int, Intact],
+    caller: Ints,
+    callee: Ints,
+) -> Answer | None:
+    """Ask only callers of classes that are known to call this operation."""
+    codes = sorted(known, key=lambda code: -known[code].start_gap.size)[:MAX_CLASSES]
+    classes = [
+        CallerClass(code, skeleton.by_class.rows(code), known[code], _reach(known[code].start_gap))
+        for code in codes
+    ]
+    number = np.full(int(skeleton.caller_class.max()) + 1, -1)
+    number[codes] = np.arange(len(codes))
+    group = number[skeleton.caller_class[caller]]
+    keep = group >= 0
+    if not keep.any():
+        return None
+    pairs = measure(skeleton, callees, Pairs(callee[keep], caller[keep], group[keep]))
+    return answer(skeleton, callees, classes, pairs, natural_rate=1e-6)
+
+
+def _verdicts(
+    skeleton: Skeleton,
+    callees: Ints,
+    reply: Answer,
+    same_trace: bool,
+    min_probability: float,
+) -> pl.DataFrame:
+    keep = np.flatnonzero((reply.called >= min_probability) & (reply.best >= 0))
+    if not keep.size:
+        return verdicts(pl.DataFrame(schema={"row": pl.Int64, "kind": pl.String}))
+    rows, best = callees[keep], reply.best[keep]
+    sure = np.minimum(reply.best_probability[keep], 0.99)
+    called = np.minimum(reply.called[keep], 0.99)
+    caller_ops = take_rows(skeleton.ops, pl.Series(skeleton.op[best]))
+    table = boundary_between(skeleton, best, rows).with_columns(
+        row=pl.Series(rows),
+        called=pl.Series(called),
+        sure=pl.Series(sure),
+        best=pl.Series(best),
+        rivals=pl.Series(reply.rivals[keep]),
+        caller=pl.format(
+            "{} {}", caller_ops["service_name"].fill_null("?"), caller_ops["name"].fill_null("?")
+        ),
+        delay_ms=pl.Series((skeleton.start[rows] - skeleton.start[best]) / 1e6).round(3),
+        from_service=caller_ops["service_name"],
+        to_service=skeleton.service_names(skeleton.service[rows]),
+    )
+    proposed = pl.col("sure") >= 0.5
+    where = "the same trace has a root before it" if same_trace else "a trace of its own, no link"
+    return verdicts(
+        table.with_columns(
+            kind=pl.lit("detached_root"),
+            cause=pl.lit("context_not_propagated"),
+            confidence="called",
+            severity=pl.when(pl.col("called") >= 0.8)
+            .then(pl.lit("error"))
+            .otherwise(pl.lit("warning")),
+            proposed_row=pl.when(proposed).then("best"),
+            proposed_confidence=pl.when(proposed).then("sure"),
+            evidence=pl.concat_list(
+                pl.lit(where),
+                pl.format("started {} ms after the start of {}", "delay_ms", "caller"),
+                pl.format("{} other callers come close", "rivals"),
+                "said_by",
+            ),
+            alternatives=pl.lit(["a natural root"], pl.List(pl.String)),
+        )
+    )
