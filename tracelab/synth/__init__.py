@@ -5,5 +5,6 @@ capture, also a real one, and return what they planted.
 """
 
 from tracelab.synth.generate import synthesize_traces
+from tracelab.synth.inject import DEFAULT_RATES, inject_breaks
 
-__all__ = ["synthesize_traces"]
+__all__ = ["DEFAULT_RATES", "inject_breaks", "synthesize_traces"]
