@@ -2,11 +2,14 @@
 
 from tracelab.signals.bursts import detect_error_bursts
 from tracelab.signals.leads import find_lead_lags, neighbour_pairs
+from tracelab.signals.red import merge_red, red_series
 from tracelab.signals.rises import detect_latency_rises
 
 __all__ = [
     "detect_error_bursts",
     "detect_latency_rises",
     "find_lead_lags",
+    "merge_red",
     "neighbour_pairs",
+    "red_series",
 ]
