@@ -137,6 +137,31 @@ def _descriptors() -> dict[str, Descriptor]:
     return found
 
 
+@cache
+def enum_numbers(name: str) -> dict[str, int]:
+    """Return the numbers of an OTLP enum by its names, with and without prefix.
+
+    Parameters
+    ----------
+    name : str
+        E.g. ``SpanKind``.
+
+    Returns
+    -------
+    dict of str to int
+
+    Raises
+    ------
+    KeyError
+        If OTLP has no such enum.
+    """
+    for descriptor in _descriptors().values():
+        for item in descriptor.fields:
+            if item.enum_type is not None and item.enum_type.name == name:
+                return dict(_fields(descriptor.full_name)[item.name].enum)
+    raise KeyError(name)
+
+
 def parse_json(message: bytes, losses: Losses) -> Any:
     """Parse one JSON message with everything that only a lenient reader accepts.
 

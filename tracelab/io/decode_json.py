@@ -1,11 +1,15 @@
 """OTLP JSON to levels."""
 
+import re
+from typing import Final
+
 import numpy as np
-import polars as pl
 
 from tracelab.io import decode_proto
+from tracelab.io.attributes import Index
 from tracelab.io.canonical import Ids, Losses, canonical_request, encode_request, parse_json
-from tracelab.io.levels import Decoded, Level, Problems
+from tracelab.io.json_native import Dialect, RefusedError, read_messages, sniff_dialect
+from tracelab.io.levels import Decoded, Level, Logs, Problems, Spans, joined_blocks
 from tracelab.io.wire import Signal
 
 
@@ -27,15 +31,100 @@ def decode_messages(messages: list[bytes], problems: Problems) -> Decoded:
     ------
     Nothing of its own.
     """
-    return _decode_leniently(messages, problems)
+    parts: list[Decoded] = []
+    for signal, numbers in _by_signal(messages).items():
+        sources = np.array(numbers, dtype=np.int64)
+        part = [messages[number] for number in numbers]
+        if signal is None:
+            parts.append(_decode_leniently(part, sources, problems))
+        else:
+            parts += _decode_natively(part, sources, signal, problems)
+    return joined_blocks(parts)
 
 
-def _decode_leniently(messages: list[bytes], problems: Problems) -> Decoded:
+_BEGINNING: Final = re.compile(rb'\s*\{\s*"resource(?:(S|_s)pans|(L|_l)ogs)"')
+_MAX_RUNS: Final = 16
+"""Past this many alternations of plain and odd messages the block is read leniently: each run
+costs some milliseconds whatever its size."""
+
+
+def _by_signal(messages: list[bytes]) -> dict[Signal | None, list[int]]:
+    """Sort messages by what they begin with; None is for all that is not plain.
+
+    A message that has spans further on stands with the trace messages: rows of spans must
+    follow the order of the messages.
+    """
+    numbers: dict[Signal | None, list[int]] = {}
+    for number, message in enumerate(messages):
+        found = _BEGINNING.match(message)
+        signal: Signal | None = None
+        if (found and found[1]) or b'"resourceSpans"' in message or b'"resource_spans"' in message:
+            signal = "traces"
+        elif found:
+            signal = "logs"
+        numbers.setdefault(signal, []).append(number)
+    if len(numbers) > 1 and "traces" in numbers and None in numbers:
+        odd = [n for n in numbers[None] if _may_hold_spans(messages[n])]
+        if odd:
+            numbers["traces"] = sorted(numbers["traces"] + odd)
+            numbers[None] = [n for n in numbers[None] if n not in set(odd)]
+    return numbers
+
+
+def _may_hold_spans(message: bytes) -> bool:
+    return b'"spans"' in message
+
+
+def _decode_natively(
+    messages: list[bytes], sources: Index, signal: Signal, problems: Problems
+) -> list[Decoded]:
+    dialect = sniff_dialect(b"".join(messages[:1]) if len(messages) == 1 else b"\n".join(messages))
+    runs = _runs(messages, sources, signal, dialect)
+    if len(runs) > _MAX_RUNS:
+        return [_decode_leniently(messages, sources, problems)]
+    parts = []
+    for start, stop, levels in runs:
+        if levels is None:
+            parts.append(_decode_leniently(messages[start:stop], sources[start:stop], problems))
+        elif isinstance(levels, Spans):
+            parts.append(Decoded(spans=levels))
+        else:
+            parts.append(Decoded(logs=levels))
+    return parts
+
+
+_Run = tuple[int, int, Spans | Logs | None]
+
+
+def _runs(
+    messages: list[bytes], sources: Index, signal: Signal, dialect: Dialect
+) -> list[_Run]:
+    """Split messages into runs that the native reader took and runs that it refused."""
+    runs: list[_Run] = []
+    waiting = [(0, len(messages))]
+    while waiting and len(runs) <= _MAX_RUNS:
+        start, stop = waiting.pop()
+        try:
+            levels = read_messages(messages[start:stop], sources[start:stop], signal, dialect)
+        except RefusedError:
+            if stop - start > 1:
+                middle = (start + stop) // 2
+                waiting += [(middle, stop), (start, middle)]
+            elif runs and runs[-1][2] is None:
+                runs[-1] = (runs[-1][0], stop, None)
+            else:
+                runs.append((start, stop, None))
+            continue
+        runs.append((start, stop, levels))
+    return runs
+
+
+def _decode_leniently(messages: list[bytes], sources: Index, problems: Problems) -> Decoded:
     """Decode message by message through the canonical form, then natively as protobuf."""
     decoded = Decoded()
     parts: dict[Signal, list[tuple[int, bytes]]] = {}
     ids: Ids = Ids()
-    for number, message in enumerate(messages):
+    for number, message in zip(sources.tolist(), messages, strict=True):
         losses = Losses()
         try:
             request = canonical_request(parse_json(message, losses), losses)
@@ -53,10 +142,9 @@ def _decode_leniently(messages: list[bytes], problems: Problems) -> Decoded:
         for signal, body in encode_request(request, ids):
             parts.setdefault(signal, []).append((number, body))
     for signal, numbered in parts.items():
-        sources = np.array([number for number, _ in numbered], dtype=np.int64)
-        decode_proto.decode_signal(
-            signal, [body for _, body in numbered], sources, problems, decoded
-        )
+        of_part = np.array([number for number, _ in numbered], dtype=np.int64)
+        bodies = [body for _, body in numbered]
+        decode_proto.decode_signal(signal, bodies, of_part, problems, decoded)
     _restore_ids(decoded, ids)
     return decoded
 

@@ -1,10 +1,12 @@
 """What a decoder hands on: messages laid out in levels, and what was wrong with them."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
+from typing import Final, TypeVar
 
+import numpy as np
 import polars as pl
 
-from tracelab.io.attributes import Index, KeyValues
+from tracelab.io.attributes import Index, KeyValues, joined_key_values
 
 
 @dataclass(frozen=True)
@@ -98,3 +100,67 @@ class Decoded:
     metrics: Metrics | None = None
     bad: set[int] = field(default_factory=set)
     spans_rejected: int = 0
+
+
+_ABOVE: Final = {
+    "scopes": "resources",
+    "spans": "scopes",
+    "events": "spans",
+    "links": "spans",
+    "logs": "scopes",
+    "metrics": "scopes",
+    "points": "metrics",
+}
+_Block = TypeVar("_Block", Spans, Logs, Metrics)
+
+
+def joined_blocks(parts: list[Decoded]) -> Decoded:
+    """Lay the levels of several parts of one block end to end.
+
+    Parameters
+    ----------
+    parts : list of Decoded
+        In the order that the rows shall have.
+
+    Returns
+    -------
+    Decoded
+
+    Raises
+    ------
+    Nothing of its own.
+    """
+    if len(parts) == 1:
+        return parts[0]
+    return Decoded(
+        _joined([part.spans for part in parts if part.spans is not None]),
+        _joined([part.logs for part in parts if part.logs is not None]),
+        _joined([part.metrics for part in parts if part.metrics is not None]),
+        set().union(*(part.bad for part in parts)),
+        sum(part.spans_rejected for part in parts),
+    )
+
+
+def _joined(blocks: list[_Block]) -> _Block | None:
+    if len(blocks) < 2:
+        return blocks[0] if blocks else None
+    names = [one.name for one in fields(blocks[0])]
+    sizes = {
+        name: np.cumsum([0, *(len(getattr(block, name)) for block in blocks)]) for name in names
+    }
+    made = {}
+    for name in names:
+        levels = [getattr(block, name) for block in blocks]
+        shifts = sizes[_ABOVE[name]] if name in _ABOVE else np.zeros(len(blocks), np.int64)
+        made[name] = Level(
+            np.concatenate(
+                [level.parent + shift for level, shift in zip(levels, shifts, strict=False)]
+            ),
+            np.concatenate([level.message for level in levels]),
+            {
+                column: pl.concat([level.columns[column] for level in levels])
+                for column in levels[0].columns
+            },
+            joined_key_values([level.attributes for level in levels]),
+        )
+    return type(blocks[0])(**made)
