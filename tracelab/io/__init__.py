@@ -1,15 +1,10 @@
 """Readers and writers of export files."""
 
-from tracelab.io.read import (
-    ByteRange,
-    SourceReader,
-    find_sources,
-    lifted_keys,
-    read_chunks,
-    read_traces,
-    skipped_chunk,
-)
+from tracelab.io.discover import find_sources
+from tracelab.io.read import lifted_keys, read_chunks, read_traces, skipped_chunk
 from tracelab.io.resolve import finalise, gather
+from tracelab.io.source import ByteRange, SourceReader, merge_accounting
+from tracelab.io.split import split_source
 
 __all__ = [
     "ByteRange",
@@ -18,7 +13,9 @@ __all__ = [
     "find_sources",
     "gather",
     "lifted_keys",
+    "merge_accounting",
     "read_chunks",
     "read_traces",
     "skipped_chunk",
+    "split_source",
 ]

@@ -214,7 +214,7 @@ class Decompressed:
         return self._name == "zstd" and data[1:4] == b"\x2a\x4d\x18" and data[0] >> 4 == 5
 
     def _skip_zeros(self) -> None:
-        """Padding of zeros behind the last member is what tape and disk images leave."""
+        """Pass over padding, as tape and disk images leave it behind the last member."""
         count = len(self._pending)
         while (data := self._take()) and not data.strip(b"\0"):
             count += len(data)

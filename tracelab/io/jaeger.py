@@ -95,7 +95,7 @@ def _value(tag: Mapping[str, Any]) -> Json:
     """Give the declared type its way where the value fits, and keep the value as text else."""
     value, kind = tag.get("value"), tag.get("type")
     if kind == "int64" and _is_integer(value):
-        return {"intValue": str(int(value))}
+        return {"intValue": str(value)}
     if kind == "float64" and isinstance(value, int | float) and not isinstance(value, bool):
         return {"doubleValue": value}
     if kind == "bool" and (isinstance(value, bool) or value in ("true", "false")):

@@ -10,7 +10,8 @@ import numpy as np
 
 from tracelab.io.chunk import Block
 from tracelab.io.containers import Stream
-from tracelab.io.framing import Intake, Window, read_varint_at
+from tracelab.io.frames import field_end
+from tracelab.io.intake import Intake, Window
 
 
 def read_request(stream: Stream, intake: Intake, *, base: int = 0) -> Iterator[Block]:
@@ -28,70 +29,58 @@ def read_request(stream: Stream, intake: Intake, *, base: int = 0) -> Iterator[B
     Yields
     ------
     Block
-        Encoding ``proto``; a stream of at most a block is one message.
+        Encoding ``proto``, one message; a stream of at most a block is one message in all.
 
     Raises
     ------
     Nothing.
     """
     window = Window(stream, base)
-    if not window.fill(intake.block_bytes + 1):
-        yield _block(window, len(window.data), intake)
-        return
-    while window.data:
-        whole = window.fill(intake.block_bytes)
-        place = 0
-        while place < len(window.data):
-            end = _field_end(window.data, place)
-            if end < 0 or end > len(window.data):
-                break
-            place = end
-        if place:
-            yield _block(window, place, intake)
-            window.drop(place)
-            continue
-        end = _field_end(window.data, 0)
-        if end < 0 or not whole:
-            # What cannot be followed is handed on: the decoder saves what it can.
-            window.fill(intake.max_message_bytes)
-            yield _block(window, len(window.data), intake)
-            window.drop(len(window.data))
-            left = 0
-            while window.fill(1 << 20) or window.data:
-                left += len(window.data)
-                window.drop(len(window.data))
-            if left:
-                intake.note(
-                    window.base - left, f"{left} bytes behind a broken message", message=True
-                )
-            return
-        if end > intake.max_message_bytes:
-            head, start = window.data[:200], window.base
-            _skip(window, end)
-            reason = f"a resource of {end} bytes, above the limit of {intake.max_message_bytes}"
-            intake.note(start, reason, head, message=True)
-            continue
+    while window.fill(intake.block_bytes + 1) or window.data:
+        at_end = len(window.data) <= intake.block_bytes
+        size = len(window.data) if at_end else _whole_fields(window.data)
+        if size == 0:
+            size = _large_field(window, intake)
+        if size:
+            yield _block(window, size, intake)
+            window.drop(size)
+
+
+def _whole_fields(data: bytes) -> int:
+    """Return the size of the fields that are all there."""
+    place = 0
+    while place < len(data):
+        end = field_end(data, place, len(data))
+        if end < 0 or end > len(data):
+            break
+        place = end
+    return place
+
+
+def _large_field(window: Window, intake: Intake) -> int:
+    """Return the size of a message made of one large field; 0 after passing over it."""
+    end = field_end(window.data, 0, len(window.data))
+    if 0 <= end <= intake.max_message_bytes:
         window.fill(end)
-        if len(window.data) < end:
-            yield _block(window, len(window.data), intake)
-            return
-
-
-def _skip(window: Window, size: int) -> None:
-    while size > 0 and (window.data or window.fill(1)):
-        step = min(size, len(window.data))
+        return min(end, len(window.data))
+    start, head = window.base, window.data[:200]
+    # Fields have no mark to go on at: behind a broken one, nothing can be told apart.
+    left = end
+    while left and (window.data or window.fill(1)):
+        step = len(window.data) if left < 0 else min(left, len(window.data))
         window.drop(step)
-        size -= step
-        window.fill(min(size, 1 << 20))
-
-
-def _field_end(data: bytes, place: int) -> int:
-    """Return where a length-delimited field ends, which may be beyond `data`; -1 if unknown."""
-    key, place = read_varint_at(data, place, len(data))
-    if place < 0 or key & 7 != 2:
-        return -1
-    length, place = read_varint_at(data, place, len(data))
-    return -1 if place < 0 else place + length
+        left = left if left < 0 else left - step
+        if intake.gives_up(window.base - start):
+            window.close()
+        window.fill(1 << 20 if left < 0 else min(left, 1 << 20))
+    passed = window.base - start
+    reason = (
+        f"{passed} bytes are no protobuf field"
+        if end < 0
+        else f"a resource of {passed} bytes, above the limit of {intake.max_message_bytes}"
+    )
+    intake.note(start, reason, head, message=True)
+    return 0
 
 
 def _block(window: Window, size: int, intake: Intake) -> Block:

@@ -2,12 +2,15 @@
 
 import json
 from dataclasses import dataclass
+from itertools import islice
 from typing import Final, Literal
 
 import msgspec
 
 from tracelab.io.containers import GZIP_MAGIC, ZSTD_MAGIC
-from tracelab.io.framing import PREFIX, covers, documents, looks_like_request
+from tracelab.io.documents import find_brackets
+from tracelab.io.frames import PREFIX, begins_frame, begins_request, covers, field_end, frame_places
+from tracelab.io.intake import BOM, NOISE
 from tracelab.io.wrappers import KNOWN, PLAIN, NotAnExportError, unwrap
 
 Layout = Literal["lines", "documents", "frames", "zstd-frames", "request", "empty", "unknown"]
@@ -15,9 +18,10 @@ Layout = Literal["lines", "documents", "frames", "zstd-frames", "request", "empt
 PEEK: Final = 1 << 20
 """Bytes looked at: enough for the first message of nearly any export."""
 
-_NOISE: Final = b" \t\r\n\0"
-_BOM: Final = b"\xef\xbb\xbf"
 _LOOK_AT_LINES: Final = 200
+_LOOK_AT_PLACES: Final = 100_000
+_SMALLEST_FRAME: Final = 30
+"""A span cannot be smaller; chance finds are."""
 
 _FOREIGN: Final[tuple[tuple[bytes, str], ...]] = (
     (b"PAR1", "Apache Parquet"),
@@ -92,89 +96,68 @@ def sniff(head: bytes, *, complete: bool, max_message_bytes: int) -> Sniffed:
         return Sniffed("zstd-frames", "zstd-messages")
     if _is_request(head, complete=complete):
         return Sniffed("request")
-    if _is_framed(head, complete=complete, max_message_bytes=max_message_bytes):
+    if begins_frame(head, 0, max_bytes=max_message_bytes, compressed=False):
         return Sniffed("frames")
-    text = head.lstrip(_NOISE).removeprefix(_BOM).lstrip(_NOISE)
+    text = head.lstrip(NOISE).removeprefix(BOM).lstrip(NOISE)
     if not text:
         return Sniffed("unknown", nearest="nothing but blanks and NUL bytes")
     layout = _json_layout(text, complete=complete)
     if layout is not None:
         return Sniffed(layout)
-    if _finds_frames(head, max_message_bytes=max_message_bytes):
+    if _finds_frames(head, complete=complete, max_message_bytes=max_message_bytes):
         return Sniffed("frames")
     return Sniffed("unknown", nearest=_nearest(head, text))
 
 
 def _is_request(head: bytes, *, complete: bool) -> bool:
-    if head[:1] != b"\x0a" or not looks_like_request(head, 0, len(head)):
+    if not begins_request(head, 0, len(head)):
         return False
-    return covers(head, 0, len(head)) if complete else _begins_chain(head)
+    if complete:
+        return covers(head, 0, len(head))
+    place = 0
+    while 0 <= place < len(head) and head[place] == 0x0A:
+        place = field_end(head, place, len(head))
+    return place >= len(head)
 
 
-def _begins_chain(head: bytes) -> bool:
-    """Tell whether the fields chain up to where the head is cut, and more than text would."""
-    from tracelab.io.framing import read_varint_at
-
-    place, fields = 0, 0
-    while place < len(head):
-        if head[place] != 0x0A:
-            return False
-        length, place = read_varint_at(head, place + 1, len(head))
-        if place < 0:
-            return fields > 0
-        place += length
-        fields += 1
-    return True
-
-
-def _is_framed(head: bytes, *, complete: bool, max_message_bytes: int) -> bool:
-    length = int.from_bytes(head[:PREFIX], "big")
-    end = PREFIX + length
-    if not 0 < length <= max_message_bytes:
-        return False
-    if end <= len(head):
-        return looks_like_request(head, PREFIX, end) and covers(head, PREFIX, end)
-    return looks_like_request(head, PREFIX, len(head)) and head[:1] == b"\0"
-
-
-def _finds_frames(head: bytes, *, max_message_bytes: int) -> bool:
+def _finds_frames(head: bytes, *, complete: bool, max_message_bytes: int) -> bool:
     """Look for a frame further on: the beginning may be damaged."""
-    from tracelab.io.framing import Intake, _next_frame
-
-    intake = Intake(block_bytes=len(head), max_message_bytes=max_message_bytes)
-    place = _next_frame(head, intake, compressed=False)
-    if place < 0:
-        return False
-    end = place + PREFIX + int.from_bytes(head[place : place + PREFIX], "big")
-    return end <= len(head) and end - place > 2 * PREFIX + 16
+    tries = frame_places(head, 0, max_bytes=max_message_bytes, compressed=False)
+    for place in islice(tries, _LOOK_AT_PLACES):
+        if begins_frame(head, place, max_bytes=max_message_bytes, compressed=False):
+            end = place + PREFIX + int.from_bytes(head[place : place + PREFIX], "big")
+            if end - place >= _SMALLEST_FRAME and (end <= len(head) or not complete):
+                return True
+    return False
 
 
 def _json_layout(text: bytes, *, complete: bool) -> Layout | None:
     """Tell lines from documents; None if no export can be seen."""
     lines = text.split(b"\n", _LOOK_AT_LINES)
-    cut = None if complete else lines.pop() if len(lines) > 1 else lines[0]
-    whole = [line.strip(_NOISE) for line in lines if line.strip(_NOISE)]
-    first = whole[0] if whole else b""
-    if first[:1] in (b"{", b"[") and _opens_document(first):
-        found = documents(text)
-        if found:
-            start, end = found[0]
-            if _is_export(text[start:end]):
-                return "documents"
-            if end == len(text) and not complete and KNOWN.search(text):
-                return "documents"
-    if any(_is_export(line) for line in whole):
+    rest = b"" if complete else lines.pop()
+    whole = [stripped for line in lines if (stripped := line.strip(NOISE))]
+    if not whole:
+        # The first line is longer than what was looked at: it is read as a line if it is a
+        # plain request, for then others may follow, and cut as a document else.
+        if PLAIN.match(rest):
+            return "lines"
+        return "documents" if rest[:1] in (b"{", b"[") and KNOWN.search(rest) else None
+    if whole[0][:1] in (b"{", b"[") and _is_open(whole[0]):
+        bounds, begin = find_brackets(text).values()
+        if bounds and _is_export(text[bounds[0][0] : bounds[0][1]]):
+            return "documents"
+        if not bounds and begin is not None and KNOWN.search(text):
+            seen = sum(PLAIN.match(line) is not None for line in whole[1:])
+            return "lines" if seen else "documents"
+    if any(_is_export(line) or PLAIN.match(line) for line in whole) or PLAIN.match(rest):
         return "lines"
-    if cut is not None and KNOWN.search(cut):
-        return "lines"
-    if any(PLAIN.match(line) for line in whole):
-        return "lines"
-    if any(_is_export(text[start:end]) for start, end in documents(text)[:_LOOK_AT_LINES]):
+    bounds, _ = find_brackets(text).values()
+    if any(_is_export(text[start:end]) for start, end in bounds[:_LOOK_AT_LINES]):
         return "documents"
     return None
 
 
-def _opens_document(line: bytes) -> bool:
+def _is_open(line: bytes) -> bool:
     """Tell whether a line is not one whole JSON value."""
     try:
         msgspec.json.decode(line, type=msgspec.Raw)
@@ -187,7 +170,7 @@ def _opens_document(line: bytes) -> bool:
 
 
 def _is_export(value: bytes) -> bool:
-    if value[:1] not in (b"{", b"["):
+    if value[:1] not in (b"{", b"[") or not KNOWN.search(value):
         return False
     try:
         unwrap(value)
@@ -202,11 +185,11 @@ def _nearest(head: bytes, text: bytes) -> str:
             return name
     if text[:1] in (b"{", b"["):
         try:
-            unwrap(text.split(b"\n", 1)[0].strip(_NOISE))
+            unwrap(text.split(b"\n", 1)[0].strip(NOISE))
         except NotAnExportError as error:
             first = str(error)
         try:
-            unwrap(text.strip(_NOISE))
+            unwrap(text.strip(NOISE))
         except NotAnExportError as error:
             second = str(error)
             return first if second.startswith("broken") else second

@@ -51,6 +51,10 @@ class NotAnExportError(ValueError):
     """A JSON value that is no export in any known wrapping."""
 
 
+class BrokenJsonError(NotAnExportError):
+    """Text that is no JSON value."""
+
+
 @dataclass(frozen=True, slots=True)
 class Request:
     """One export request, unwrapped.
@@ -127,7 +131,7 @@ def _unwrap_object(message: bytes, value: dict[str, bytes], depth: int) -> Itera
                 yield from _partial(value)
             return
     keys = ", ".join(list(value)[:_SHOWN_KEYS])
-    raise NotAnExportError(f"a JSON object with the keys {keys} is no known export")
+    raise NotAnExportError(f"a JSON object with the keys {keys}, which is no known export")
 
 
 def _partial(value: dict[str, bytes]) -> Iterator[Request]:
@@ -158,9 +162,9 @@ def _loose(message: bytes, error: Exception) -> dict[str, Any] | list[Any]:
     try:
         value = json.loads(message.decode("utf-8", "replace"))
     except (ValueError, RecursionError):
-        raise NotAnExportError(f"broken JSON: {error}") from error
+        raise BrokenJsonError(f"broken JSON: {error}") from error
     if not isinstance(value, dict | list):
-        raise NotAnExportError(f"a JSON {type(value).__name__} is no export") from error
+        raise NotAnExportError(f"a JSON {type(value).__name__}, which is no export") from error
     return value
 
 
