@@ -1,0 +1,1 @@
+"""Real instrumented programs behind a real Collector, with planted and logged truth."""
