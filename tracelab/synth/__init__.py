@@ -4,7 +4,14 @@
 capture, also a real one, and return what they planted.
 """
 
+from tracelab.synth.failures import DEFAULT_FATES, inject_errors
 from tracelab.synth.generate import synthesize_traces
 from tracelab.synth.inject import DEFAULT_RATES, inject_breaks
 
-__all__ = ["DEFAULT_RATES", "inject_breaks", "synthesize_traces"]
+__all__ = [
+    "DEFAULT_FATES",
+    "DEFAULT_RATES",
+    "inject_breaks",
+    "inject_errors",
+    "synthesize_traces",
+]

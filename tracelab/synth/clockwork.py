@@ -121,7 +121,7 @@ def _place(
             back = _wait_before(child, n, pace, rng) if child.handoff == "network" else 0.0
             cursor = np.where(here, offset[kid] + duration[kid] + back, cursor)
         cursor = cursor + pauses[place + 1]
-    end = cursor if join is None else np.maximum(cursor, join)
+    end: Floats = cursor if join is None else np.maximum(cursor, join)
     return end + 1_000.0
 
 

@@ -3,6 +3,7 @@
 from datetime import datetime
 
 from tracelab.exceptions import ParameterError
+from tracelab.synth.failures import inject_errors
 from tracelab.synth.traffic import build_stage, play_traffic, to_ns
 from tracelab.traceset import TraceSet
 
@@ -15,6 +16,7 @@ def synthesize_traces(
     concurrency: float = 4.0,
     handoff_ms: float = 0.3,
     queue_delay_s: float = 0.2,
+    error_rate: float = 0.03,
     skew_ms: float = 0.05,
     start: datetime | None = None,
 ) -> TraceSet:
@@ -35,6 +37,9 @@ def synthesize_traces(
         Mean wait of a thread or task between being handed over and starting.
     queue_delay_s : float
         Median time that a message spends in a queue; the spread is wide.
+    error_rate : float
+        Share of traces in which something fails; use 0 and `inject_errors` to have the truth
+        of each hop.
     skew_ms : float
         Standard deviation of the hosts' clock errors.
     start : datetime, optional
@@ -43,7 +48,7 @@ def synthesize_traces(
     Returns
     -------
     TraceSet
-        Spans in the order of their entries, and links.
+        Spans, links, and events of the errors.
 
     Raises
     ------
@@ -60,4 +65,5 @@ def synthesize_traces(
         queue_delay_s=queue_delay_s,
         skew_ms=skew_ms,
     )
-    return play_traffic(stage, traces=traces, start_ns=to_ns(start))
+    clean = play_traffic(stage, traces=traces, start_ns=to_ns(start))
+    return inject_errors(clean, seed=seed, rate=error_rate)[0] if error_rate else clean

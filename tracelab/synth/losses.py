@@ -1,6 +1,7 @@
 """Spans that ended, or should have, and never reached the capture."""
 
 import numpy as np
+import numpy.typing as npt
 import polars as pl
 
 from tracelab.synth.plot import ENTRIES, Flags, Ints, Plot
@@ -67,25 +68,25 @@ def sample_out(plot: Plot, *, rate: float, rng: np.random.Generator) -> None:
         plot.lose(np.flatnonzero(dropped), "sampled_out", f"ratio {keep:.3f}")
 
 
-def _id_fraction(plot: Plot, rows: Ints, language: str | None) -> np.ndarray:
-    """Where each trace id stands between 0 and 1 for the ratio sampler of a language."""
+def _id_fraction(plot: Plot, rows: Ints, language: str | None) -> npt.NDArray[np.float64]:
+    """Tell where each trace id stands between 0 and 1 for the ratio sampler of a language."""
     text = plot.ids["trace_id"].gather(rows)
-    tail = text.str.tail(16).str.to_integer(base=16, dtype=pl.UInt64, strict=False).fill_null(0)
-    low = tail.to_numpy()
+
+    def number(offset: int, length: int) -> npt.NDArray[np.uint64]:
+        part = text.str.slice(offset, length)
+        value = part.str.to_integer(base=16, dtype=pl.UInt64, strict=False).fill_null(0)
+        out: npt.NDArray[np.uint64] = value.to_numpy()
+        return out
+
     if language == "nodejs":  # the four words of the id, folded
-        words = [
-            text.str.slice(8 * part, 8)
-            .str.to_integer(base=16, dtype=pl.UInt64, strict=False)
-            .fill_null(0)
-            .to_numpy()
-            for part in range(4)
-        ]
-        return (words[0] ^ words[1] ^ words[2] ^ words[3]).astype(float) / 2**32
+        folded = number(0, 8) ^ number(8, 8) ^ number(16, 8) ^ number(24, 8)
+        return folded.astype(np.float64) / 2**32
+    low = number(16, 16)
     if language in ("go", "rust"):
-        return (low >> np.uint64(1)).astype(float) / 2**63
+        return (low >> np.uint64(1)).astype(np.float64) / 2**63
     if language in ("java", "dotnet"):
-        return (low & np.uint64(2**63 - 1)).astype(float) / 2**63
-    return low.astype(float) / 2**64
+        return (low & np.uint64(2**63 - 1)).astype(np.float64) / 2**63
+    return low.astype(np.float64) / 2**64
 
 
 def overflow_queues(plot: Plot, *, rate: float, rng: np.random.Generator) -> None:
@@ -111,7 +112,7 @@ def fail_exports(plot: Plot, *, rate: float, rng: np.random.Generator) -> None:
     """Lose whole export batches: runs of one process that are contiguous by end time."""
     for process in np.unique(plot.process):
         rows = _by_end(plot, process)
-        size = int(min(512, max(8, len(rows) // rng.integers(8, 40))))
+        size = int(min(512, max(8, len(rows) // int(rng.integers(8, 40)))))
         for first in range(int(rng.integers(size)), len(rows), size):
             if rng.random() < rate:
                 plot.lose(rows[first : first + size], "export_failure", f"batch of {size}")
@@ -172,7 +173,8 @@ def _pick(choices: Ints, rate: float, rng: np.random.Generator) -> Ints:
     if rate <= 0 or not len(choices):
         return choices[:0]
     many = max(1, round(rate * len(choices)))
-    return rng.choice(choices, size=min(many, len(choices)), replace=False)
+    picked: Ints = rng.choice(choices, size=min(many, len(choices)), replace=False)
+    return picked
 
 
 def entry_rows(plot: Plot) -> Flags:
