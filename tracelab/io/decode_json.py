@@ -31,6 +31,16 @@ def decode_messages(messages: list[bytes], problems: Problems) -> Decoded:
     ------
     Nothing of its own.
     """
+    decoded = joined_blocks(_parts(messages, problems))
+    if decoded.spans is not None and (np.diff(decoded.spans.spans.message) < 0).any():
+        # Spans in a message that did not look like one of traces: rows would be out of order.
+        problems.rows.clear()
+        everything = np.arange(len(messages), dtype=np.int64)
+        decoded = _decode_leniently(messages, everything, problems)
+    return decoded
+
+
+def _parts(messages: list[bytes], problems: Problems) -> list[Decoded]:
     parts: list[Decoded] = []
     for signal, numbers in _by_signal(messages).items():
         sources = np.array(numbers, dtype=np.int64)
@@ -39,7 +49,7 @@ def decode_messages(messages: list[bytes], problems: Problems) -> Decoded:
             parts.append(_decode_leniently(part, sources, problems))
         else:
             parts += _decode_natively(part, sources, signal, problems)
-    return joined_blocks(parts)
+    return parts
 
 
 _BEGINNING: Final = re.compile(rb'\s*\{\s*"resource(?:(S|_s)pans|(L|_l)ogs)"')
@@ -78,19 +88,25 @@ def _may_hold_spans(message: bytes) -> bool:
 def _decode_natively(
     messages: list[bytes], sources: Index, signal: Signal, problems: Problems
 ) -> list[Decoded]:
-    dialect = sniff_dialect(b"".join(messages[:1]) if len(messages) == 1 else b"\n".join(messages))
-    runs = _runs(messages, sources, signal, dialect)
+    content = b"\n".join(messages)
+    try:
+        levels = read_messages(messages, sources, signal, sniff_dialect(content))
+        return [_of_levels(levels)]
+    except RefusedError:
+        runs = _runs(messages, sources, signal, sniff_dialect(content, whole=True))
     if len(runs) > _MAX_RUNS:
         return [_decode_leniently(messages, sources, problems)]
     parts = []
     for start, stop, levels in runs:
         if levels is None:
             parts.append(_decode_leniently(messages[start:stop], sources[start:stop], problems))
-        elif isinstance(levels, Spans):
-            parts.append(Decoded(spans=levels))
         else:
-            parts.append(Decoded(logs=levels))
+            parts.append(_of_levels(levels))
     return parts
+
+
+def _of_levels(levels: Spans | Logs) -> Decoded:
+    return Decoded(spans=levels) if isinstance(levels, Spans) else Decoded(logs=levels)
 
 
 _Run = tuple[int, int, Spans | Logs | None]

@@ -47,6 +47,9 @@ class Dialect:
         64-bit integers are JSON strings.
     kinds_as_text, codes_as_text, severities_as_text : bool
         Enums are names.
+    absent : frozenset of str
+        Rare kinds of attribute values that do not occur: the parser would write a null of
+        each beside every attribute.
     """
 
     snake_case: bool = False
@@ -55,6 +58,7 @@ class Dialect:
     kinds_as_text: bool = False
     codes_as_text: bool = False
     severities_as_text: bool = False
+    absent: frozenset[str] = frozenset()
 
 
 _MARKS: Final = {
@@ -69,13 +73,26 @@ _MARKS: Final = {
 _SNAKE: Final = re.compile(rb'"(?:scope|instrumentation_library)_(?:spans|logs)"|"time_unix_nano"')
 
 
-def sniff_dialect(content: bytes) -> Dialect:
+_RARE: Final = ("boolValue", "doubleValue", "arrayValue", "bytesValue")
+_RARE_TYPES: Final = {
+    "boolValue": pa.bool_(),
+    "doubleValue": pa.float64(),
+    "arrayValue": pa.null(),
+    "bytesValue": pa.string(),
+}
+_SAMPLE_BYTES: Final = 1 << 16
+
+
+def sniff_dialect(content: bytes, *, whole: bool = False) -> Dialect:
     """Tell the dialect of a block from the first place where each choice shows.
 
     Parameters
     ----------
     content : bytes
         Messages.
+    whole : bool
+        Look for the choices everywhere; else in the beginning only, which is enough for what
+        one program wrote, and a wrong guess is refused by the reader.
 
     Returns
     -------
@@ -87,11 +104,18 @@ def sniff_dialect(content: bytes) -> Dialect:
     Nothing of its own.
     """
     usual = Dialect()
+    sample = content if whole else content[:_SAMPLE_BYTES]
     choices = {}
     for name, mark in _MARKS.items():
-        found = mark.search(content)
+        found = mark.search(sample)
         choices[name] = getattr(usual, name) if found is None else found[1] == b'"'
-    return Dialect(snake_case=_SNAKE.search(content) is not None, **choices)
+    snake_case = _SNAKE.search(sample) is not None
+    absent = frozenset(
+        name
+        for name in _RARE
+        if f'"{_named(name, snake_case=snake_case)}"'.encode() not in content
+    )
+    return Dialect(snake_case=snake_case, absent=absent, **choices)
 
 
 def _named(name: str, *, snake_case: bool) -> str:
@@ -105,6 +129,7 @@ def _schema(signal: Signal, dialect: Dialect) -> pa.Schema:
             [
                 (_named(name, snake_case=dialect.snake_case), of_type)
                 for name, of_type in fields.items()
+                if name not in dialect.absent
             ]
         )
 
@@ -225,6 +250,8 @@ class _Reader:
         self.dialect = dialect
 
     def field(self, struct: pa.StructArray, name: str) -> pa.Array:
+        if name in self.dialect.absent:
+            return pa.nulls(len(struct), _RARE_TYPES[name])
         return struct.field(
             struct.type.get_field_index(_named(name, snake_case=self.dialect.snake_case))
         )
