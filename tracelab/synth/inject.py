@@ -22,6 +22,7 @@ DEFAULT_RATES: Final[dict[str, float]] = {
     "export_failure": 0.01,
     "process_exit": 0.08,
     "capture_edge": 0.01,
+    "random_loss": 0.0,
     "clock_skew": 0.1,
     "parent_cycle": 0.0005,
     "invalid_id": 0.001,
@@ -32,7 +33,8 @@ DEFAULT_RATES: Final[dict[str, float]] = {
 """What each rate is a share of: hops (context_not_propagated), inner spans (context_leak,
 parent_cycle, invalid_id), operations (span_never_ended), services (uninstrumented_hop,
 sampled_out, truncated_value), processes (queue_overflow, process_exit), batches
-(export_failure, duplicate_export), all spans (capture_edge, duplicate_conflict), hosts
+(export_failure, duplicate_export), all spans (capture_edge, random_loss,
+duplicate_conflict), hosts
 (clock_skew)."""
 
 _STEPS: Final[tuple[tuple[str, Callable[..., None]], ...]] = (
@@ -45,6 +47,7 @@ _STEPS: Final[tuple[tuple[str, Callable[..., None]], ...]] = (
     ("queue_overflow", losses.overflow_queues),
     ("export_failure", losses.fail_exports),
     ("capture_edge", losses.cut_window),
+    ("random_loss", losses.drop_spans),
 )
 
 

@@ -154,6 +154,11 @@ def _succeed(spans: pl.DataFrame, rows: Ints, rng: np.random.Generator) -> pl.Da
     )
 
 
+def drop_spans(plot: Plot, *, rate: float, rng: np.random.Generator) -> None:
+    """Lose spans at random, for no cause that anything could tell."""
+    plot.lose(np.flatnonzero(rng.random(plot.n) < rate), "unknown", "at random")
+
+
 def cut_window(plot: Plot, *, rate: float, rng: np.random.Generator) -> None:
     """Start the capture late and stop it early: spans that end outside never came in."""
     low, high = int(plot.end.min()), int(plot.end.max())

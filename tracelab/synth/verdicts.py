@@ -20,8 +20,9 @@ _SAME_PATTERN = 3
 def lost_truth(plot: Plot) -> pl.DataFrame:
     """List orphans, calls left without their server, and losses that nothing shows.
 
-    A span whose parent was lost is always observable. Evidence of the cause is there where the
-    same cause shows at least three times in the same operation (span never ended), process
+    A span whose parent was lost is always observable; its true parent is the nearest ancestor
+    that was exported. What a sampler dropped is a sampling gap, at the orphan or at the call.
+    Evidence of the cause is there where the same cause shows at least three times in the same operation (span never ended), process
     (queue, export, exit), service (sampling, missing instrumentation) or at the edge.
     """
     kept = plot.lost == 0
@@ -38,7 +39,10 @@ def lost_truth(plot: Plot) -> pl.DataFrame:
         _call_rows(plot, calls, shown),
         _loss_rows(plot, "orphan_span", np.full(len(silent), -1), silent, shows=None),
     ]
-    return pl.concat(parts)
+    by_id = (pl.col("cause") == "sampled_out") & pl.col("span_id").is_not_null()
+    return pl.concat(parts).with_columns(
+        kind=pl.when(by_id).then(pl.lit("sampling_gap")).otherwise("kind")
+    )
 
 
 def _loss_rows(
@@ -51,6 +55,7 @@ def _loss_rows(
     counts = np.bincount(group, weights=seen) if len(group) else np.zeros(1)
     own = take(plot.ids, rows)
     parent = take(plot.ids, gone)
+    ancestor = take(plot.ids, _kept_ancestor(plot, gone))
     services = take(plot.spans.select("service_name"), np.where(rows >= 0, rows, gone))
     boundary = plot.boundary[np.maximum(rows, 0)]
     return pl.DataFrame(
@@ -61,8 +66,8 @@ def _loss_rows(
             "trace_id": parent["trace_id"],
             "span_id": own["span_id"],
             "missing_span_id": parent["span_id"],
-            "true_parent_trace_id": parent["trace_id"],
-            "true_parent_span_id": parent["span_id"],
+            "true_parent_trace_id": ancestor["trace_id"],
+            "true_parent_span_id": ancestor["span_id"],
             "service_name": services["service_name"],
             "detail": pl.Series(details, dtype=pl.String),
             "observable": pl.Series(seen),
@@ -71,6 +76,17 @@ def _loss_rows(
             ),
         }
     )
+
+
+def _kept_ancestor(plot: Plot, rows: Ints) -> Ints:
+    """Find the nearest span above each lost one that was exported, or -1."""
+    above = plot.up[rows].copy()
+    for _ in range(plot.n):
+        lost = (above >= 0) & (plot.lost[np.maximum(above, 0)] > 0)
+        if not lost.any():
+            break
+        above[lost] = plot.up[above[lost]]
+    return above
 
 
 def _evidence_group(plot: Plot, gone: Ints, causes: Words) -> Ints:
@@ -119,10 +135,8 @@ def _call_rows(plot: Plot, calls: npt.NDArray[np.int64], shown: Flags) -> pl.Dat
     by_id = np.array([cause == "sampled_out" for cause, _ in plot.losses])[plot.lost[gone]]
     usual_here = usual[plot.op[rows]] | (by_id & (good >= _SAME_PATTERN)[plot.op[rows]])
     table = _loss_rows(plot, "missing_server", rows, gone, shows=usual_here)
-    sampled = pl.col("cause") == "sampled_out"
     cascade = pl.Series(shown[gone], dtype=pl.Boolean)
     return table.with_columns(
-        kind=pl.when(sampled).then(pl.lit("sampling_gap")).otherwise("kind"),
         boundary=pl.Series(plot.boundary[gone], dtype=pl.String),
         true_parent_trace_id=pl.lit(None, pl.String),
         true_parent_span_id=pl.lit(None, pl.String),

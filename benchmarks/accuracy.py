@@ -1,0 +1,482 @@
+"""Measure breaks and error hops against planted truth, beside plain id matching.
+
+Run over fresh seeds, the lab's captures and, where they are at hand, public ones::
+
+    python benchmarks/accuracy.py                 # three sets of ten seeds
+    python benchmarks/accuracy.py --quick         # two small seeds
+    python benchmarks/accuracy.py --json out.json
+
+How a verdict meets the truth:
+
+- A break hits a truth row if it names the same span of the same trace, or the same missing
+  span, and the kinds agree. What a sampler dropped may be called an orphan, a missing server
+  or a sampling gap, with the cause telling. A cycle is hit by any break of kind
+  ``parent_cycle`` in its trace, a skewed clock by any ``clock_skew`` of the same services.
+- A call reported as a missing server whose true server is the detached root or the orphan's
+  ancestor of another row is a cascade of that row: welcome, and no claim of its own.
+- Recall counts observable rows; rows marked ``cascade`` (a call whose lost server also left
+  orphans) are welcome, never missed. Recall over all rows stands beside it.
+- Precision counts breaks of severity warning or error, plus kinds that are planted here
+  (clock skew); ``late_child`` and ``client_root`` only inform and are no claim of damage.
+- A cause or boundary is right, wrong, or unknown; only rows with evidence count against
+  unknown. Legal rows must draw no warning and no error.
+"""
+
+import argparse
+import gzip
+import json
+import os
+import secrets
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+import tracelab as tl
+from tracelab import schema
+from tracelab.synth import DEFAULT_RATES, inject_breaks, inject_errors, synthesize_traces
+from tracelab.traceset import TraceSet
+
+ROOT = Path(__file__).resolve().parent.parent
+INFORMING = ("late_child", "client_root")
+CLAIMS = [kind for kind in schema.BREAK_KINDS if kind not in INFORMING]
+KEY = ["trace_id", "span_id"]
+BINS = (0.0, 0.3, 0.5, 0.7, 0.8, 0.9, 0.95, 1.01)
+
+
+@dataclass
+class Tally:
+    """Counts of one set of captures."""
+
+    found: list[pl.DataFrame] = field(default_factory=list)
+    truth: list[pl.DataFrame] = field(default_factory=list)
+    hops: list[pl.DataFrame] = field(default_factory=list)
+    extra_hops: int = 0
+    spans: int = 0
+    captures: int = 0
+    seconds: float = 0.0
+
+
+def wilson(hits: float, n: float, z: float = 1.96) -> tuple[float, float]:
+    """Wilson's interval of a share."""
+    if not n:
+        return 0.0, 1.0
+    p = hits / n
+    middle = (p + z * z / (2 * n)) / (1 + z * z / n)
+    half = z * np.sqrt(p * (1 - p) / n + z * z / (4 * n * n)) / (1 + z * z / n)
+    return max(0.0, middle - half), min(1.0, middle + half)
+
+
+def share(hits: float, n: float) -> str:
+    """Write a share with its interval and counts."""
+    if not n:
+        return "–"
+    low, high = wilson(hits, n)
+    return f"{hits / n:.3f} [{low:.3f}, {high:.3f}] ({int(hits)}/{int(n)})"
+
+
+def match_by_ids(traces: TraceSet) -> pl.DataFrame:
+    """Find what peers find: parents that are not there, ids that stand twice."""
+    spans = traces.spans
+    present = spans.select("trace_id", pl.col("span_id").alias("parent_span_id")).unique()
+    orphans = spans.filter(pl.col("parent_span_id").is_not_null()).join(
+        present, on=["trace_id", "parent_span_id"], how="anti"
+    )
+    twice = spans.filter(pl.struct(KEY).is_duplicated()).unique(KEY)
+    table = pl.concat(
+        [
+            orphans.select(
+                *KEY, kind=pl.lit("orphan_span"), missing_span_id=pl.col("parent_span_id")
+            ),
+            twice.select(
+                *KEY, kind=pl.lit("duplicate_span_id"), missing_span_id=pl.lit(None, pl.String)
+            ),
+        ]
+    ).with_columns(
+        cause=pl.lit("unknown"),
+        boundary=pl.lit("unknown"),
+        severity=pl.lit("warning"),
+        confidence=pl.lit(1.0),
+    )
+    return schema.conform(table, schema.BREAKS)
+
+
+def judge(found: pl.DataFrame, truth: pl.DataFrame, case: int) -> tuple[pl.DataFrame, pl.DataFrame]:
+    """Pair breaks with truth rows; return both with what became of them."""
+    found = found.with_row_index("f").with_columns(case=pl.lit(case))
+    truth = truth.with_row_index("t").with_columns(case=pl.lit(case))
+    real = truth.filter(~pl.col("kind").is_in(["legal", "error_hop"]))
+    by_span = real.filter(pl.col("span_id").is_not_null()).join(
+        found, on=KEY, how="inner", suffix="_found"
+    )
+    by_missing = real.filter(pl.col("missing_span_id").is_not_null()).join(
+        found, on=["trace_id", "missing_span_id"], how="inner", suffix="_found"
+    )
+    skew = real.filter(pl.col("kind") == "clock_skew").join(
+        found.filter(pl.col("kind") == "clock_skew"),
+        left_on="service_name",
+        right_on="to_service",
+        how="inner",
+        suffix="_found",
+    )
+    cycles = real.filter(pl.col("kind") == "parent_cycle").join(
+        found.filter(pl.col("kind") == "parent_cycle"), on="trace_id", how="inner", suffix="_found"
+    )
+    columns = ["t", "f", "kind", "kind_found"]
+    pairs = (
+        pl.concat(
+            part.select(columns).with_columns(rank=pl.lit(rank))
+            for rank, part in enumerate((by_span, by_missing, skew, cycles))
+        )
+        .sort("rank")
+        .unique(["t", "f"], keep="first", maintain_order=True)
+    )
+    loss = ["orphan_span", "missing_server", "sampling_gap"]
+    sampled = real.filter(pl.col("cause") == "sampled_out")["t"].implode()
+    agree = (pl.col("kind") == pl.col("kind_found")) | (
+        pl.col("t").is_in(sampled) & pl.col("kind_found").is_in(loss) & pl.col("kind").is_in(loss)
+    )
+    pairs = pairs.with_columns(agree=agree)
+    facts = found.select(
+        "f", "cause", "boundary", "confidence", "proposed_span_id", "proposed_confidence"
+    ).rename(lambda name: name if name == "f" else f"found_{name}")
+    best = (
+        pairs.filter("agree")
+        .join(facts, on="f")
+        .sort("t", "rank", "found_confidence", descending=[False, False, True])
+        .unique("t", keep="first", maintain_order=True)
+    )
+    other = pairs.filter(~pl.col("agree")).unique("t", keep="first").select("t", "kind_found")
+    told = (
+        real.join(best.drop("kind", "kind_found", "agree", "rank"), on="t", how="left")
+        .join(other.rename({"kind_found": "called"}), on="t", how="left")
+        .with_columns(hit=pl.col("f").is_not_null())
+    )
+    right_cause = (
+        pairs.filter("agree")
+        .join(real.select("t", "cause"), on="t")
+        .sort("rank")
+        .unique("f", keep="first", maintain_order=True)
+        .select("f", true_cause="cause")
+    )
+    legal = truth.filter((pl.col("kind") == "legal") & pl.col("span_id").is_not_null())
+    near = pairs.filter(~pl.col("agree")).select("f", truly="kind").unique("f")
+    parents = real.filter(pl.col("kind").is_in(["detached_root", *loss])).select(
+        trace_id="true_parent_trace_id", span_id="true_parent_span_id", cascade=pl.lit(value=True)
+    )
+    judged = (
+        found.join(right_cause, on="f", how="left")
+        .join(near, on="f", how="left")
+        .join(legal.select(*KEY, legal="detail").unique(KEY), on=KEY, how="left")
+        .join(parents.unique(KEY), on=KEY, how="left")
+        .with_columns(
+            hit=pl.col("true_cause").is_not_null(),
+            cascade=pl.col("cascade").fill_null(value=False)
+            & pl.col("kind").is_in(["missing_server", "sampling_gap"]),
+        )
+        .filter(pl.col("hit") | ~pl.col("cascade"))
+    )
+    return judged, pl.concat([told, legal], how="diagonal")
+
+
+def damaged(seed: int, *, quick: bool) -> tuple[TraceSet, TraceSet, pl.DataFrame, pl.DataFrame]:
+    """Draw a fleet, its errors and its damage; all of it differs from seed to seed."""
+    rng = np.random.default_rng([seed, 99])
+    clean = synthesize_traces(
+        seed=seed,
+        traces=400 if quick else int(rng.integers(800, 4000)),
+        services=int(rng.integers(3, 41)),
+        concurrency=float(rng.choice([1.0, 3.0, 8.0, 20.0])),
+        handoff_ms=float(rng.choice([0.2, 2.0, 20.0])),
+        queue_delay_s=float(rng.choice([0.05, 1.0])),
+        skew_ms=float(rng.choice([0.0, 0.05, 0.5])),
+        error_rate=0.0,
+    )
+    failing, hops = inject_errors(clean, seed=seed, rate=0.08)
+    rates = {
+        name: rate * float(rng.choice([0.0, 0.7, 1.5], p=[0.35, 0.4, 0.25]))
+        for name, rate in DEFAULT_RATES.items()
+    }
+    broken, truth = inject_breaks(failing, seed=seed, rates=rates)
+    return failing, broken, truth, hops
+
+
+def measure_breaks(tally: Tally, traces: TraceSet, truth: pl.DataFrame, *, peers: bool) -> None:
+    began = time.perf_counter()
+    found = match_by_ids(traces) if peers else tl.find_breaks(traces)
+    tally.seconds += time.perf_counter() - began
+    judged, told = judge(found, truth, tally.captures)
+    tally.found.append(judged)
+    tally.truth.append(told)
+    tally.spans += traces.spans.height
+    tally.captures += 1
+
+
+def measure_hops(tally: Tally, traces: TraceSet, truth: pl.DataFrame) -> None:
+    find = getattr(tl, "find_error_hops", None)
+    if find is None:
+        return
+    found = find(traces)
+    hops = truth.filter(pl.col("kind") == "error_hop")
+    keyed = found.select(
+        "trace_id",
+        span_id="child_span_id",
+        true_parent_span_id="parent_span_id",
+        found_verdict="verdict",
+        found_boundary="boundary",
+        found_confidence="confidence",
+    ).unique(["trace_id", "span_id", "true_parent_span_id"], keep="first")
+    keys = ["trace_id", "span_id", "true_parent_span_id"]
+    tally.hops.append(hops.join(keyed, on=keys, how="left"))
+    tally.extra_hops += keyed.join(hops, on=keys, how="anti").height
+
+
+def lab_runs(which: str) -> Iterator[tuple[str, TraceSet, pl.DataFrame]]:
+    """Read the lab's captures with their truth."""
+    for folder in sorted((ROOT / "data" / "lab").glob(f"*-{which}")):
+        path = folder / "truth.jsonl.gz"
+        if path.is_file():
+            rows = [json.loads(line) for line in gzip.open(path)]
+            columns = {
+                name: pl.Series(name, [row.get(name) for row in rows], dtype, strict=False)
+                for name, dtype in schema.TRUTH.items()
+            }
+            exports = [
+                file for file in folder.iterdir() if not file.name.startswith(("truth", "README"))
+            ]
+            yield folder.name, tl.read_traces(*map(str, exports)), pl.DataFrame(columns)
+
+
+def render(title: str, tally: Tally) -> list[str]:
+    """Write the tables of one set."""
+    if not tally.found:
+        return [f"## {title}", "", "nothing to measure", ""]
+    found = pl.concat(tally.found, how="diagonal")
+    truth = pl.concat(tally.truth, how="diagonal")
+    claims = found.filter(
+        (pl.col("severity") != "info") | pl.col("kind").is_in(["clock_skew", "truncated_value"])
+    ).filter(pl.col("kind").is_in(CLAIMS))
+    real = truth.filter(pl.col("kind") != "legal")
+    cascade = pl.col("detail").fill_null("").str.starts_with("cascade")
+    counted = real.filter(pl.col("observable") & (~cascade | pl.col("hit")))
+    rate = tally.spans / tally.seconds if tally.seconds else 0
+    lines = [f"## {title}", ""]
+    lines += [f"{tally.captures} captures, {tally.spans:,} spans, {rate:,.0f} spans/s.", ""]
+    lines += ["| kind | precision | recall, observable | recall, all rows |", "|---|---|---|---|"]
+    kinds = sorted(set(claims["kind"].unique()) | set(real["kind"].unique()))
+    for kind in ["all", *kinds]:
+        same = pl.lit(value=True) if kind == "all" else pl.col("kind") == kind
+        said, seen, every = claims.filter(same), counted.filter(same), real.filter(same)
+        lines.append(
+            f"| {kind} | {share(said['hit'].sum(), said.height)} "
+            f"| {share(seen['hit'].sum(), seen.height)} "
+            f"| {share(every['hit'].sum(), every.height)} |"
+        )
+    lines += ["", *_words("cause", counted), *_words("boundary", counted)]
+    lines += [*_confusion(counted, claims), *_parents(counted), *_reliability(claims)]
+    legal = truth.filter(pl.col("kind") == "legal")
+    called = claims.filter(pl.col("legal").is_not_null() & ~pl.col("hit"))
+    lines += [f"legal look-alikes called a break: {share(called.height, legal.height)}", ""]
+    return lines
+
+
+def _words(name: str, counted: pl.DataFrame) -> list[str]:
+    """How often cause or boundary were right, over hits with evidence."""
+    hits = counted.filter(pl.col("hit") & (pl.col(name) != "unknown"))
+    lines = [
+        f"| {name} | right of those given | unknown, where there is evidence |",
+        "|---|---|---|",
+    ]
+    for word in ["all", *sorted(hits[name].drop_nulls().unique())]:
+        part = hits if word == "all" else hits.filter(pl.col(name) == word)
+        given = part.filter(pl.col(f"found_{name}") != "unknown")
+        right = (given[name] == given[f"found_{name}"]).sum()
+        proved = part.filter("evidence_present")
+        silent = (proved[f"found_{name}"] == "unknown").sum()
+        lines.append(f"| {word} | {share(right, given.height)} | {share(silent, proved.height)} |")
+    return [*lines, ""]
+
+
+def _confusion(counted: pl.DataFrame, claims: pl.DataFrame) -> list[str]:
+    lines = ["misses (truth, called instead):"]
+    missed = counted.filter(~pl.col("hit")).group_by("kind", "cause", "boundary", "called").len()
+    lines += [
+        f"- {kind} / {cause} / {boundary}, called {called or 'nothing'}: {count}"
+        for kind, cause, boundary, called, count in missed.sort("len", descending=True)
+        .head(12)
+        .rows()
+    ]
+    lines += ["", "false alarms (called, truth):"]
+    false = claims.filter(~pl.col("hit")).group_by("kind", "cause", "truly", "legal").len()
+    lines += [
+        f"- {kind} / {cause}, truly {truly or legal or 'nothing planted'}: {count}"
+        for kind, cause, truly, legal, count in false.sort("len", descending=True).head(12).rows()
+    ]
+    for name in ("cause", "boundary"):
+        lines += _matrix(counted.filter(pl.col("hit")), name)
+    return [*lines, ""]
+
+
+def _matrix(hits: pl.DataFrame, name: str) -> list[str]:
+    counts = hits.group_by(name, f"found_{name}").len()
+    cells = {(true, said): n for true, said, n in counts.rows()}
+    given = sorted(set(counts[f"found_{name}"].drop_nulls()))
+    lines = ["", f"| {name}, truth ↓ given → | " + " | ".join(given) + " |"]
+    lines += ["|" + "---|" * (len(given) + 1)]
+    for true in sorted(set(counts[name].drop_nulls())):
+        row = " | ".join(str(cells.get((true, said), 0)) for said in given)
+        lines.append(f"| {true} | {row} |")
+    return lines
+
+
+def _parents(counted: pl.DataFrame) -> list[str]:
+    roots = counted.filter(pl.col("kind") == "detached_root")
+    given = roots.filter(pl.col("found_proposed_span_id").is_not_null())
+    right = given["found_proposed_span_id"] == given["true_parent_span_id"]
+    sure = given.filter(pl.col("found_proposed_confidence") >= 0.8)
+    sure_right = sure["found_proposed_span_id"] == sure["true_parent_span_id"]
+    return [
+        f"proposed parents of detached roots: right {share(right.sum(), given.height)}; "
+        f"at confidence 0.8 or more {share(sure_right.sum(), sure.height)}; "
+        f"proposed {share(given.height, roots.height)}",
+        "",
+    ]
+
+
+def _reliability(claims: pl.DataFrame) -> list[str]:
+    """Confidence of a stated cause against how often kind and cause were right."""
+    given = claims.filter(pl.col("cause") != "unknown")
+    right = (given["hit"] & (given["cause"] == given["true_cause"])).fill_null(value=False)
+    lines = ["| confidence of a stated cause | right |", "|---|---|"]
+    for low, high in pairwise(BINS):
+        here = ((given["confidence"] >= low) & (given["confidence"] < high)).fill_null(value=False)
+        if here.any():
+            lines.append(
+                f"| {low:.2f}–{min(high, 1):.2f} | {share((right & here).sum(), here.sum())} |"
+            )
+    return [*lines, ""]
+
+
+def render_hops(tally: Tally) -> list[str]:
+    """Write verdicts of error hops: recall and precision per verdict, confusion."""
+    if not tally.hops:
+        return ["Error hops: `find_error_hops` is not there yet.", ""]
+    hops = pl.concat(tally.hops).filter("evidence_present")
+    lines = ["| hop verdict | precision | recall |", "|---|---|---|"]
+    for verdict in ["all", *schema.HOP_VERDICTS]:
+        whole = verdict == "all"
+        true = hops if whole else hops.filter(pl.col("verdict") == verdict)
+        said = hops.filter(
+            pl.col("found_verdict").is_not_null() if whole else pl.col("found_verdict") == verdict
+        )
+        right = (true["verdict"] == true["found_verdict"]).sum()
+        lines.append(f"| {verdict} | {share(right, said.height)} | {share(right, true.height)} |")
+    wrong = hops.filter(pl.col("verdict") != pl.col("found_verdict").fill_null("no hop"))
+    wrong = wrong.group_by("verdict", "found_verdict", "detail").len().sort("len", descending=True)
+    lines += ["", "confused (truth, given, language of the parent):"]
+    lines += [f"- {a}, {b or 'no hop'}, {c}: {n}" for a, b, c, n in wrong.head(15).rows()]
+    return [*lines, "", f"hops given where none was planted: {tally.extra_hops}", ""]
+
+
+def public_captures() -> list[str]:
+    """Damage complete public captures: nothing may be found before, the damage after."""
+    folder = Path(os.environ.get("TRACELAB_SHARED_DATA", ROOT.parent / "shared" / "data"))
+    lines = ["## Public captures, damaged", ""]
+    for path in sorted(folder.glob("Sachin-A-TraceWeaver__*.json.zst")):
+        clean = tl.read_traces(str(path))
+        breaks = tl.find_breaks(clean)
+        false = breaks.filter(pl.col("severity") != "info").height
+        lines.append(f"{path.name}: {clean.spans.height:,} spans, {false} false breaks as it is.")
+        for name, rates in (
+            ("5 % of spans lost", {"random_loss": 0.05}),
+            ("20 % of spans lost", {"random_loss": 0.2}),
+            ("5 % of hops cut", {"context_not_propagated": 0.05}),
+        ):
+            tally = Tally()
+            broken, truth = inject_breaks(clean, seed=7, rates=rates)
+            measure_breaks(tally, broken, truth, peers=False)
+            found, told = tally.found[0], tally.truth[0]
+            seen = told.filter((pl.col("kind") != "legal") & pl.col("observable"))
+            said = found.filter((pl.col("severity") != "info") & pl.col("kind").is_in(CLAIMS))
+            lines.append(
+                f"- {name}: precision {share(said['hit'].sum(), said.height)}, "
+                f"recall {share(seen['hit'].sum(), seen.height)}"
+            )
+    return [*lines, ""] if len(lines) > 2 else [*lines, "not at hand", ""]
+
+
+def synthetic(title: str, seeds: list[int], *, quick: bool) -> list[str]:
+    ours, peers, sound = Tally(), Tally(), Tally()
+    for seed in seeds:
+        failing, broken, truth, hops = damaged(seed, quick=quick)
+        measure_breaks(ours, broken, truth, peers=False)
+        measure_breaks(peers, broken, truth, peers=True)
+        measure_hops(ours, failing, hops)
+        quiet, look_alikes = inject_breaks(failing, seed=seed, rates={})
+        measure_breaks(sound, quiet, look_alikes, peers=False)
+    lines = render(title, ours) + render_hops(ours)
+    alarms = pl.concat(sound.found, how="diagonal").filter(pl.col("severity") != "info")
+    counts = ", ".join(
+        f"{kind} {n}" for kind, n in alarms.group_by("kind").len().sort("kind").rows()
+    )
+    lines += [
+        f"the same captures without damage: {alarms.height} breaks in {sound.spans:,} spans"
+        + (f" ({counts})" if counts else ""),
+        "",
+    ]
+    return lines + render(f"{title}: plain id matching", peers)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--quick", action="store_true", help="two small seeds, no public captures")
+    parser.add_argument("--seeds", type=int, default=10, help="seeds of each set")
+    parser.add_argument("--json", type=Path, help="write the report's lines here, too")
+    arguments = parser.parse_args()
+    quick = arguments.quick
+    lines = ["# Accuracy against planted truth", ""]
+    if quick:
+        lines += synthetic("Synthetic, two small seeds", [1, 2], quick=True)
+    else:
+        fresh = [secrets.randbelow(1 << 30) for _ in range(arguments.seeds)]
+        sets = {
+            "Synthetic, seeds for development": list(range(1, arguments.seeds + 1)),
+            "Synthetic, seeds held back": list(range(9_001, 9_001 + arguments.seeds)),
+            f"Synthetic, fresh seeds ({', '.join(map(str, fresh))})": fresh,
+        }
+        for title, seeds in sets.items():
+            lines += synthetic(title, seeds, quick=False)
+    for which in ("dev",) if quick else ("dev", "held"):
+        ours, peers = Tally(), Tally()
+        for _, traces, truth in lab_runs(which):
+            measure_breaks(ours, traces, truth, peers=False)
+            measure_breaks(peers, traces, truth, peers=True)
+            measure_hops(ours, traces, truth)
+        lines += render(f"Lab, {which}", ours) + render_hops(ours)
+        lines += render(f"Lab, {which}: plain id matching", peers)
+    if not quick:
+        lines += public_captures()
+    print("\n".join(lines))
+    if arguments.json:
+        arguments.json.write_text(json.dumps(_as_rows(lines), indent=1))
+
+
+def _as_rows(lines: list[str]) -> list[dict[str, Any]]:
+    """Table rows of the report as objects, under their headings."""
+    rows: list[dict[str, Any]] = []
+    heading = ""
+    for line in lines:
+        if line.startswith("#"):
+            heading = line.lstrip("# ")
+        elif line.startswith("|") and not line.startswith("|---"):
+            rows.append({"set": heading, "cells": [cell.strip() for cell in line.split("|")[1:-1]]})
+    return rows
+
+
+if __name__ == "__main__":
+    main()
