@@ -85,7 +85,7 @@ def resolve_breaks(
     detached = find_detached_roots(skeleton)
     found = [
         detached.found,
-        find_orphans(skeleton, min_confidence=min_confidence),
+        find_orphans(skeleton, detached.claimed, min_confidence=min_confidence),
         find_duplicates(skeleton),
         find_cycles(skeleton),
         find_invalid_ids(skeleton),

@@ -1,48 +1,100 @@
-"""Spans whose parent is not in the capture."""
+"""Orphans and unanswered calls, as breaks."""
 
+import numpy as np
 import polars as pl
 
-from tracelab.structure.skeleton import Skeleton, verdicts
+from tracelab.structure.causes import judge_causes
+from tracelab.structure.missing import Missing, find_missing
+from tracelab.structure.skeleton import Floats, Skeleton, verdicts
+
+HARMLESS = ("capture_edge", "uninstrumented_hop")
+"""Causes that need no repair of the program: the capture ends somewhere, and a service that is
+not instrumented sends nothing."""
 
 
-def find_orphans(skeleton: Skeleton, *, min_confidence: float) -> pl.DataFrame:
-    """Find spans that name a parent which is not in the capture.
+def find_orphans(skeleton: Skeleton, claimed: Floats, *, min_confidence: float) -> pl.DataFrame:
+    """Find spans whose parent is missing and calls whose server span is missing, and why.
 
     Parameters
     ----------
     skeleton : Skeleton
         The capture.
+    claimed : ndarray of float64
+        Per row, how many detached roots it probably called.
     min_confidence : float
-        Causes below are `unknown`.
+        Causes below are ``unknown``.
 
     Returns
     -------
     pl.DataFrame
-        Schema `VERDICTS`, one row per orphan.
+        Schema `VERDICTS`: kinds orphan_span, missing_server and sampling_gap.
 
     Raises
     ------
     SchemaError
         Never.
     """
-    rows = skeleton.orphans
-    remote = skeleton.remote[rows]
+    missing = find_missing(skeleton, claimed)
+    if not missing.row.size:
+        return verdicts(pl.DataFrame(schema={"row": pl.Int64, "kind": pl.String}))
+    judged = judge_causes(skeleton, missing, min_confidence=min_confidence)
+    table = _facts(skeleton, missing).with_columns(
+        cause=pl.Series(judged.cause),
+        at_capture_edge=pl.Series(judged.at_edge),
+        alternatives=pl.Series(judged.alternatives, dtype=pl.List(pl.String)),
+        why=pl.Series(judged.evidence, dtype=pl.List(pl.String)),
+        sure=pl.Series(judged.confidence),
+    )
+    sampled = pl.col("cause") == "sampled_out"
+    unknown = pl.col("cause") == "unknown"
     return verdicts(
-        pl.DataFrame({"row": rows, "remote": remote}).with_columns(
-            kind=pl.lit("orphan_span"),
-            boundary=pl.when(pl.col("remote") == 1)
-            .then(pl.lit("network"))
-            .when(pl.col("remote") == 0)
-            .then(pl.lit("same"))
-            .otherwise(pl.lit("unknown")),
-            missing=pl.Series(skeleton.column("parent")[rows]),
-            to_service=skeleton.service_names(skeleton.service[rows]),
+        table.with_columns(
+            kind=pl.when(sampled)
+            .then(pl.lit("sampling_gap"))
+            .when("call")
+            .then(pl.lit("missing_server"))
+            .otherwise(pl.lit("orphan_span")),
+            # That a parent is missing is certain; a call without a server is an inference.
+            confidence=pl.when(~unknown).then("sure").when("call").then(0.85).otherwise(1.0),
+            severity=pl.when(
+                pl.col("cause").is_in(HARMLESS) | (unknown & pl.col("at_capture_edge"))
+            )
+            .then(pl.lit("info"))
+            .otherwise(pl.lit("warning")),
             evidence=pl.concat_list(
-                pl.when(pl.col("remote") == 1)
-                .then(pl.lit("flags: the missing parent is remote"))
-                .when(pl.col("remote") == 0)
-                .then(pl.lit("flags: the missing parent is local"))
-                .otherwise(pl.lit("the span does not say where its parent was"))
-            ),
+                pl.when("call")
+                .then(pl.lit("calls like this one are answered by a server span elsewhere"))
+                .otherwise(pl.lit("its parent is not in the capture")),
+                "said_by",
+                pl.when(pl.col("siblings") > 1).then(
+                    pl.format("{} spans name the same missing parent", "siblings")
+                ),
+            )
+            .list.drop_nulls()
+            .list.concat("why"),
         )
+    )
+
+
+def _facts(skeleton: Skeleton, missing: Missing) -> pl.DataFrame:
+    """Gather what is known of each missing span apart from the cause."""
+    own = skeleton.service_names(skeleton.service[missing.row])
+    other = skeleton.service_names(missing.service)
+    siblings = pl.DataFrame({"trace": skeleton.trace[missing.row], "span": missing.span}).select(
+        pl.len().over("trace", "span").cast(pl.Int64)
+    )
+    call = pl.Series(missing.call)
+    return pl.DataFrame(
+        {
+            "row": missing.row,
+            "call": missing.call,
+            "boundary": missing.boundary,
+            "said_by": missing.said_by,
+            "siblings": np.where(missing.call, 1, siblings.to_series().to_numpy()),
+            "from_service": own.zip_with(call, other),
+            "to_service": other.zip_with(call, own),
+            "missing": pl.Series(missing.span).zip_with(
+                ~call, pl.Series([None], dtype=pl.UInt64).new_from_index(0, missing.row.size)
+            ),
+        }
     )

@@ -1,0 +1,329 @@
+"""Why spans are missing: each cause's evidence becomes a weight, the weights a probability.
+
+A weight says how much likelier what is seen is under this cause than under losses of which
+nothing more is known. They are compared on the missing spans of all traces together, because
+most causes show only as a pattern: one operation, one process, one stretch of time, one side of
+a trace-id threshold.
+"""
+
+from dataclasses import dataclass, field
+from typing import Final
+
+import numpy as np
+import polars as pl
+
+from tracelab.structure.losses import (
+    Lifetimes,
+    bursts_of_loss,
+    find_lifetimes,
+    gaps_in_exports,
+)
+from tracelab.structure.missing import FAR, Missing
+from tracelab.structure.sampling import MIN_SEPARATION, sampled_out
+from tracelab.structure.skeleton import CONSUMER, SERVER, Bools, Floats, Ints, Skeleton
+
+CAUSES: Final = (
+    "capture_edge",
+    "process_exit",
+    "span_never_ended",
+    "queue_overflow",
+    "export_failure",
+    "sampled_out",
+    "uninstrumented_hop",
+)
+
+_ALWAYS_POSSIBLE: Final = {
+    "queue_overflow": 0.15,
+    "export_failure": 0.15,
+    "span_never_ended": 0.1,
+}
+"""Causes that no evidence excludes stay among the alternatives."""
+
+
+@dataclass(slots=True)
+class Case:
+    """Weights and words, gathered per missing span.
+
+    Parameters
+    ----------
+    weights : dict of str to ndarray of float64
+        By cause.
+    words : dict of str to list of str
+        Evidence by cause, empty where there is none.
+    """
+
+    weights: dict[str, Floats]
+    words: dict[str, list[str]] = field(default_factory=dict)
+
+    def put(self, cause: str, where: Bools | Ints, weight: Floats | float, text: str) -> None:
+        """Raise a weight, and give the text that says why."""
+        rows = np.flatnonzero(where) if np.asarray(where).dtype == bool else np.asarray(where)
+        new = np.broadcast_to(np.asarray(weight, dtype=np.float64), rows.shape)
+        higher = new > self.weights[cause][rows]
+        self.weights[cause][rows[higher]] = new[higher]
+        words = self.words.setdefault(cause, [""] * self.weights[cause].size)
+        for row in rows[higher]:
+            words[row] = text
+
+
+@dataclass(frozen=True, slots=True)
+class Judgement:
+    """The likeliest cause of each missing span.
+
+    Parameters
+    ----------
+    cause : list of str
+        ``unknown`` below the floor.
+    confidence : ndarray of float64
+        Probability that the cause is right; of ``unknown``, that none of the named ones stands
+        out.
+    evidence, alternatives : list of list of str
+        What speaks for the cause; what else it could be, likeliest first.
+    at_edge : ndarray of bool
+        The missing span was probably open at the capture's edge.
+    """
+
+    cause: list[str]
+    confidence: Floats
+    evidence: list[list[str]]
+    alternatives: list[list[str]]
+    at_edge: Bools
+
+
+def judge_causes(skeleton: Skeleton, missing: Missing, *, min_confidence: float) -> Judgement:
+    """Find the likeliest cause of each missing span.
+
+    Parameters
+    ----------
+    skeleton : Skeleton
+        The capture.
+    missing : Missing
+        What is missing.
+    min_confidence : float
+        Below, the cause is ``unknown``.
+
+    Returns
+    -------
+    Judgement
+        Entry by entry of `missing`.
+
+    Raises
+    ------
+    ValueError
+        Never.
+    """
+    n = missing.row.size
+    case = Case({cause: np.full(n, _ALWAYS_POSSIBLE.get(cause, 0.02)) for cause in CAUSES})
+    lifetimes = find_lifetimes(skeleton, missing)
+    _edges(skeleton, missing, lifetimes, case)
+    _sampling(skeleton, missing, case)
+    _hops(skeleton, missing, case)
+    _operations(skeleton, missing, case)
+    _exports(skeleton, missing, lifetimes, case)
+    return _weigh(case, n, min_confidence)
+
+
+def _edges(skeleton: Skeleton, missing: Missing, lifetimes: Lifetimes, case: Case) -> None:
+    """Weigh whether the span ended after its process's last exported one, or before the first."""
+    width = np.maximum(missing.end_high - missing.end_low, 1)
+    after = np.clip((missing.end_high - lifetimes.last) / width, 0, 1)
+    before = np.clip((lifetimes.first - missing.end_low) / width, 0, 1)
+    exits = lifetimes.exited & (after > 0)
+    case.put(
+        "process_exit",
+        exits & lifetimes.replaced,
+        40 * after[exits & lifetimes.replaced],
+        "open when its process sent its last span; a new process of the service follows",
+    )
+    plain = exits & ~lifetimes.replaced
+    case.put(
+        "process_exit",
+        plain,
+        15 * after[plain],
+        "open when its process sent its last span, long before the capture's end",
+    )
+    late = ~lifetimes.exited & (after > 0)
+    case.put("capture_edge", late, 25 * after[late], "still open when the capture stopped")
+    early = before > 0
+    case.put("capture_edge", early, 25 * before[early], "ended before the capture began")
+    cut = missing.end_low - skeleton.window[0] < 0
+    case.put("capture_edge", cut, 25.0, "ended before the capture began")
+
+
+def _sampling(skeleton: Skeleton, missing: Missing, case: Case) -> None:
+    found, reading = sampled_out(skeleton, missing)
+    sure = np.flatnonzero(found >= MIN_SEPARATION)
+    for name in sorted({reading[entry] for entry in sure}):
+        mine = sure[[reading[entry] == name for entry in sure]]
+        case.put(
+            "sampled_out",
+            mine,
+            60.0,
+            f"a threshold on the trace id ({name}) parts traces with the service from those "
+            "without it",
+        )
+
+
+def _hops(skeleton: Skeleton, missing: Missing, case: Case) -> None:
+    """Remote parents that no trace of the capture holds."""
+    intact = skeleton.intact
+    far = intact[FAR[skeleton.crossing[intact]]]
+    n_ops, n_services = skeleton.ops.height, len(skeleton.services)
+    held_op = np.bincount(skeleton.op[far], minlength=n_ops)
+    held_service = np.bincount(skeleton.service[far], minlength=n_services)
+    kind = skeleton.kind[missing.row]
+    remote = ~missing.call & ~missing.local & ((kind == SERVER) | (kind == CONSUMER))
+    remote |= ~missing.call & ~missing.local & (skeleton.remote[missing.row] == 1)
+    op, service = skeleton.op[missing.row], skeleton.service[missing.row]
+    lost_op = np.bincount(op[remote], minlength=n_ops)
+    lost_service = np.bincount(service[remote], minlength=n_services)
+    case.put(
+        "uninstrumented_hop",
+        remote & (held_service[service] == 0) & (lost_service[service] >= 2),
+        25.0,
+        "no caller of this service stands in the capture",
+    )
+    case.put(
+        "uninstrumented_hop",
+        remote & (held_op[op] == 0) & (lost_op[op] >= 3),
+        12.0,
+        "no caller of this operation stands in the capture",
+    )
+    case.put(
+        "uninstrumented_hop",
+        remote & (held_service[service] == 0) & (lost_service[service] == 1),
+        1.5,
+        "its only caller does not stand in the capture",
+    )
+    rate = lost_op / np.maximum(lost_op + held_op, 1)
+    usual = _service_loss(skeleton, missing)
+    case.put(
+        "uninstrumented_hop",
+        remote & (lost_op[op] >= 8) & (rate[op] > 4 * usual + 0.1),
+        3.0,
+        "callers of this operation are missing far oftener than other spans",
+    )
+
+
+def _service_loss(skeleton: Skeleton, missing: Missing) -> float:
+    """Share of local parents that are missing, over the capture."""
+    lost = int((missing.local & ~missing.call).sum())
+    return lost / max(lost + int((~FAR[skeleton.crossing[skeleton.intact]]).sum()), 1)
+
+
+def _operations(skeleton: Skeleton, missing: Missing, case: Case) -> None:
+    """One operation's parents are missing, those of others in the process are not."""
+    mine = np.flatnonzero(~missing.call & missing.local)
+    if not mine.size:
+        return
+    near = skeleton.intact[~FAR[skeleton.crossing[skeleton.intact]]]
+    n_ops, n_services = skeleton.ops.height, len(skeleton.services)
+    op = skeleton.op[missing.row[mine]]
+    service = skeleton.service[missing.row[mine]]
+    failed = _failed_traces(skeleton)
+    lost = np.bincount(op, minlength=n_ops)
+    held = np.bincount(skeleton.op[near], minlength=n_ops)
+    spans = np.bincount(service, minlength=n_services)
+    whole = np.bincount(skeleton.service[near], minlength=n_services)
+    rate = lost / np.maximum(lost + held, 1)
+    other_lost = spans[service] - lost[op]
+    other_seen = other_lost + whole[service] - held[op]
+    other = other_lost / np.maximum(other_seen, 1)
+    # Two operations of one service may lose their parents each for itself, so the others only
+    # need to be clearly better off.
+    alone = (rate[op] > 3 * other + 0.05) | (other_seen < 3)
+    case.put(
+        "span_never_ended",
+        mine[(lost[op] >= 3) & (rate[op] >= 0.9) & alone],
+        25.0,
+        "every local parent of this operation is missing, at any time; others are there",
+    )
+    bad, good = failed[missing.row[mine]], failed[near]
+    lost_bad = np.bincount(op[bad], minlength=n_ops)
+    held_bad = np.bincount(skeleton.op[near[good]], minlength=n_ops)
+    rate_bad = lost_bad / np.maximum(lost_bad + held_bad, 1)
+    rate_good = (lost - lost_bad) / np.maximum(lost + held - lost_bad - held_bad, 1)
+    case.put(
+        "span_never_ended",
+        mine[
+            bad
+            & (lost_bad[op] >= 3)
+            & (rate_bad[op] >= 0.6)
+            & (rate_good[op] <= 0.1 * rate_bad[op])
+        ],
+        20.0,
+        "parents of this operation are missing where the trace holds an error, else not",
+    )
+    # Poisson bound: far more than the other operations of the service let expect.
+    expected = (lost + held)[op] * np.maximum(other, 1 / np.maximum(other_seen, 1))
+    case.put(
+        "span_never_ended",
+        mine[
+            (lost[op] >= 5) & (other_seen >= 50) & (lost[op] > 5 * expected + 5 * np.sqrt(expected))
+        ],
+        3.0,
+        "parents of this operation are missing far oftener than others of the service",
+    )
+
+
+def _failed_traces(skeleton: Skeleton) -> Bools:
+    """Rows of traces that hold an error."""
+    bad = skeleton.column("error").astype(bool)
+    if not bad.any():
+        return np.zeros(skeleton.n, dtype=bool)
+    traces = pl.Series(skeleton.trace)
+    failed: Bools = traces.is_in(traces.filter(pl.Series(bad)).unique().implode()).to_numpy()
+    return failed
+
+
+def _exports(skeleton: Skeleton, missing: Missing, lifetimes: Lifetimes, case: Case) -> None:
+    """Stretches of time of one process in which all, or unusually many, spans are missing."""
+    inside = (missing.end_high >= lifetimes.first) & (missing.end_low <= lifetimes.last)
+    hole, many = gaps_in_exports(skeleton, missing)
+    case.put(
+        "export_failure",
+        hole & inside & (many >= 3),
+        12.0,
+        "its process exported nothing for a stretch of time in which spans were due",
+    )
+    case.put(
+        "export_failure",
+        hole & inside & (many < 3),
+        2.5,
+        "its process exported nothing around the time when it ended",
+    )
+    burst = bursts_of_loss(skeleton, missing)
+    case.put(
+        "queue_overflow",
+        burst & ~hole & inside,
+        5.0,
+        "its process lost spans of several operations in a short time, and exported others",
+    )
+
+
+def _weigh(case: Case, n: int, min_confidence: float) -> Judgement:
+    weights = (
+        np.stack([case.weights[cause] for cause in CAUSES]) if n else np.zeros((len(CAUSES), 0))
+    )
+    total = weights.sum(0) + 1.0
+    best = weights.argmax(0) if n else np.zeros(0, np.int64)
+    sure = weights.max(0) / total if n else np.zeros(0)
+    known = sure >= min_confidence
+    order = np.argsort(-weights, axis=0, kind="stable")
+    cause = [CAUSES[pick] if given else "unknown" for pick, given in zip(best, known, strict=True)]
+    evidence, alternatives = [], []
+    for entry in range(n):
+        words = case.words.get(CAUSES[best[entry]]) if known[entry] else None
+        evidence.append([words[entry]] if words and words[entry] else [])
+        alternatives.append(
+            [
+                CAUSES[other]
+                for other in order[:, entry]
+                if weights[other, entry] >= 0.05 * weights[best[entry], entry]
+                and weights[other, entry] >= 0.1
+                and not (known[entry] and other == best[entry])
+            ]
+        )
+    confidence = np.where(known, np.minimum(sure, 0.98), 1 - sure)
+    edge = weights[CAUSES.index("capture_edge")] >= 1.0
+    return Judgement(cause, confidence, evidence, alternatives, edge)

@@ -1,0 +1,277 @@
+"""When processes lived, fell silent, or lost spans in bursts."""
+
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+import polars as pl
+
+from tracelab.structure.missing import Missing
+from tracelab.structure.skeleton import Bools, Ints, Skeleton
+
+SILENT: Final = 15.0
+"""Spans that a process would have ended, at its own pace, while it was silent: at 15 the chance
+that it just had nothing to do is below one in a million."""
+
+HOLE: Final = 8.0
+"""The same for a stretch within its life in which spans are known to be missing."""
+
+_EXPORT_DELAY_NS: Final = 6_000_000_000
+"""Batch processors send every 5 s by default (OpenTelemetry specification): a process that is
+silent for less at the end of the capture may simply not have sent yet."""
+
+
+@dataclass(frozen=True, slots=True)
+class Lifetimes:
+    """Of the process of each missing span.
+
+    Parameters
+    ----------
+    first, last : ndarray of int64
+        End of its first and last exported span; of its service where the process is unknown,
+        of the capture where that is unknown too.
+    exited : ndarray of bool
+        It stopped clearly before the capture did.
+    replaced : ndarray of bool
+        Another process of its service began after it.
+    """
+
+    first: Ints
+    last: Ints
+    exited: Bools
+    replaced: Bools
+
+
+def find_lifetimes(skeleton: Skeleton, missing: Missing) -> Lifetimes:
+    """Look up when the processes of missing spans sent their first and last span.
+
+    Parameters
+    ----------
+    skeleton : Skeleton
+        The capture.
+    missing : Missing
+        What is missing.
+
+    Returns
+    -------
+    Lifetimes
+        Entry by entry of `missing`.
+
+    Raises
+    ------
+    ValueError
+        Never.
+    """
+    table = process_table(skeleton)
+    n = missing.row.size
+    capture_last = int(table["last"].max()) if table.height else 0  # type: ignore[arg-type]
+    capture_first = int(table["first"].min()) if table.height else 0  # type: ignore[arg-type]
+    first, last = np.full(n, capture_first), np.full(n, capture_last)
+    exited, replaced = np.zeros(n, bool), np.zeros(n, bool)
+    services = table.group_by("service").agg(pl.col("first").min(), pl.col("last").max())
+    by_service = {row[0]: row[1:] for row in services.rows()}
+    for service, (begin, end) in by_service.items():
+        mine = (missing.service == service) & (missing.process < 0)
+        first[mine], last[mine] = begin, end
+    by_process = np.full((int(skeleton.processes.height) + 1, 4), -1, dtype=np.int64)
+    order = table["process"].to_numpy()
+    by_process[order] = (
+        table.select("first", "last", "exited", "replaced").cast(pl.Int64).to_numpy()
+    )
+    known = missing.process >= 0
+    mine = missing.process[known]
+    first[known], last[known] = by_process[mine, 0], by_process[mine, 1]
+    exited[known], replaced[known] = by_process[mine, 2] == 1, by_process[mine, 3] == 1
+    return Lifetimes(first, last, exited, replaced)
+
+
+def process_table(skeleton: Skeleton) -> pl.DataFrame:
+    """Tell when each process ended its first and last span, and whether it went away.
+
+    Parameters
+    ----------
+    skeleton : Skeleton
+        The capture.
+
+    Returns
+    -------
+    pl.DataFrame
+        process, service, first, last (nanoseconds), spans, exited, replaced.
+
+    Raises
+    ------
+    ValueError
+        Never.
+    """
+    timed = skeleton.timed
+    table = (
+        pl.DataFrame(
+            {
+                "process": skeleton.process[timed],
+                "service": skeleton.service[timed],
+                "start": skeleton.start[timed],
+                "end": skeleton.end[timed],
+            }
+        )
+        .group_by("process")
+        .agg(
+            pl.col("service").first(),
+            pl.col("start").min(),
+            pl.col("end").min().alias("first"),
+            pl.col("end").max().alias("last"),
+            pl.len().alias("spans"),
+        )
+        .sort("process")
+    )
+    if not table.height:
+        return table.with_columns(exited=pl.lit(value=False), replaced=pl.lit(value=False))
+    hosts = skeleton.processes["host_name"].gather(table["process"].to_numpy())
+    capture_last = int(table["last"].max())  # type: ignore[arg-type]
+    silence = capture_last - pl.col("last")
+    due = silence * pl.col("spans") / (pl.col("last") - pl.col("start") + 1)
+    table = table.with_columns(
+        host=hosts,
+        gone=(due > SILENT) & (silence > _EXPORT_DELAY_NS),
+    )
+    later = table.join(table, on="service", how="inner", suffix="_other").filter(
+        (pl.col("process") != pl.col("process_other"))
+        & (pl.col("start_other") > pl.col("last") - 1_000_000_000)
+        & (pl.col("start_other") - pl.col("last") < 120_000_000_000)
+        & (pl.col("host").is_null() | (pl.col("host") == pl.col("host_other")))
+    )
+    replaced = pl.col("process").is_in(later["process"].unique().implode())
+    return table.with_columns(replaced=replaced, exited=pl.col("gone") | replaced).drop(
+        "gone", "host", "start"
+    )
+
+
+def _ends(skeleton: Skeleton, process: int) -> Ints:
+    rows = skeleton.by_process.rows(process)
+    ends: Ints = np.sort(skeleton.end[rows[skeleton.timed[rows]]])
+    return ends
+
+
+def gaps_in_exports(skeleton: Skeleton, missing: Missing) -> tuple[Bools, Ints]:
+    """Tell which missing spans ended in a stretch without any exported span of their process.
+
+    Parameters
+    ----------
+    skeleton : Skeleton
+        The capture.
+    missing : Missing
+        What is missing.
+
+    Returns
+    -------
+    tuple of ndarray of bool and ndarray of int64
+        Whether so, and how many missing spans the stretch accounts for.
+
+    Raises
+    ------
+    ValueError
+        Never.
+    """
+    found, many = np.zeros(missing.row.size, bool), np.zeros(missing.row.size, np.int64)
+    for process in np.unique(missing.process[missing.process >= 0]):
+        mine = np.flatnonzero(missing.process == process)
+        ends = _ends(skeleton, int(process))
+        if ends.size < 24:
+            continue
+        begin, end = _holes(ends)
+        if not begin.size:
+            continue
+        # The hole must cover most of the time in which the span can have ended.
+        low, high = missing.end_low[mine], missing.end_high[mine]
+        at = np.searchsorted(end, low, side="right")
+        near = np.minimum(at, begin.size - 1)
+        cover = np.minimum(high, end[near]) - np.maximum(low, begin[near])
+        inside = (at < begin.size) & (cover >= 0.5 * (high - low)) & (cover >= 0)
+        hit = mine[inside]
+        found[hit] = True
+        ids = pl.DataFrame(
+            {"hole": near[inside], "span": missing.span[hit], "row": missing.row[hit]}
+        )
+        distinct = pl.when(pl.col("span") > 0).then("span").otherwise(pl.col("row").cast(pl.UInt64))
+        counts = ids.with_columns(n=distinct.n_unique().over("hole"))["n"]
+        many[hit] = counts.to_numpy()
+    return found, many
+
+
+def _holes(ends: Ints) -> tuple[Ints, Ints]:
+    """Stretches without an end that the pace before and after makes improbable."""
+    gaps = np.diff(ends)
+    reach = 12
+    pace = np.empty(gaps.size)
+    total = np.concatenate([[0], np.cumsum(gaps)])
+    low = np.maximum(np.arange(gaps.size) - reach, 0)
+    high = np.minimum(np.arange(gaps.size) + reach + 1, gaps.size)
+    pace = (total[high] - total[low] - gaps) / np.maximum(high - low - 1, 1)
+    wide = gaps > HOLE * np.maximum(pace, 1.0)
+    return ends[:-1][wide], ends[1:][wide]
+
+
+def bursts_of_loss(skeleton: Skeleton, missing: Missing) -> Bools:
+    """Tell which missing spans fall into a short time in which their process lost many.
+
+    Losses without a pattern are spread over a process's spans evenly. A burst is a run of its
+    ends, missing ones among them, in which far more are missing than the process's own share
+    lets expect, and not all of one operation.
+
+    Parameters
+    ----------
+    skeleton : Skeleton
+        The capture.
+    missing : Missing
+        What is missing.
+
+    Returns
+    -------
+    ndarray of bool
+        Entry by entry of `missing`.
+
+    Raises
+    ------
+    ValueError
+        Never.
+    """
+    found = np.zeros(missing.row.size, bool)
+    for process in np.unique(missing.process[missing.process >= 0]):
+        mine = np.flatnonzero(missing.process == process)
+        _, first = np.unique(
+            np.where(
+                missing.span[mine] > 0, missing.span[mine], missing.row[mine].astype(np.uint64)
+            ),
+            return_index=True,
+        )
+        if first.size < 4:
+            continue
+        when = (missing.end_low[mine] + missing.end_high[mine]) // 2
+        ends = _ends(skeleton, int(process))
+        unusual = _crowded(ends, np.sort(when[first]), when)
+        ops = skeleton.op[missing.row[mine]]
+        varied = _varied(when, ops)
+        found[mine[unusual & varied]] = True
+    return found
+
+
+def _crowded(ends: Ints, lost: Ints, when: Ints) -> Bools:
+    """Whether many more spans are missing around each moment than over the process's life."""
+    share = lost.size / max(lost.size + ends.size, 1)
+    place = np.searchsorted(ends, when)
+    low = ends[np.clip(place - 20, 0, max(ends.size - 1, 0))] if ends.size else when
+    high = ends[np.clip(place + 20, 0, max(ends.size - 1, 0))] if ends.size else when
+    near = np.searchsorted(lost, high, side="right") - np.searchsorted(lost, low, side="left")
+    expected = share * (near + 40)
+    crowded: Bools = (near >= 4) & (near > 3 * expected + 4 * np.sqrt(expected))
+    return crowded
+
+
+def _varied(when: Ints, ops: Ints) -> Bools:
+    """Whether the losses next in time are of more than one operation."""
+    order = np.argsort(when, kind="stable")
+    sorted_ops = ops[order]
+    varied = np.zeros(when.size, bool)
+    for shift in (-3, -2, -1, 1, 2, 3):
+        other = np.roll(sorted_ops, shift)
+        varied[order] |= other != sorted_ops
+    return varied

@@ -1,0 +1,294 @@
+"""Spans that must have been there: what each of them left behind in the capture.
+
+A missing span shows in two ways: a child names it as its parent, or a client that is normally
+answered has no server span. Each trace it left is one row; the causes are judged on all of them
+together.
+"""
+
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+import polars as pl
+
+from tracelab.structure.boundaries import usual_boundaries
+from tracelab.structure.skeleton import CLIENT, CONSUMER, SERVER, Bools, Floats, Ints, Skeleton
+from tracelab.structure.spine import CROSSINGS, take_rows
+
+FAR: Final = np.array([word in ("network", "process", "queue") for word, _ in CROSSINGS])
+"""Whether a crossing leaves the process, by code."""
+
+MIN_ANSWERED: Final = 0.9
+"""Least share of answered calls at which a call without its server span stands out."""
+
+
+@dataclass(frozen=True, slots=True)
+class Missing:
+    """What missing spans left behind, one entry per orphan or unanswered client.
+
+    Parameters
+    ----------
+    row : ndarray of int64
+        The orphan, or the client.
+    call : ndarray of bool
+        True for clients.
+    local : ndarray of bool
+        The missing span was in the orphan's process.
+    service, process, op : ndarray of int64
+        Where the missing span belongs, as far as intact traces tell; -1 where they do not.
+    end_low, end_high : ndarray of int64
+        Between which times it probably ended.
+    span : ndarray of uint64
+        Its id as a number; 0 for clients.
+    boundary, said_by : pl.Series
+        Of the hop, and what tells it.
+    """
+
+    row: Ints
+    call: Bools
+    local: Bools
+    service: Ints
+    process: Ints
+    op: Ints
+    end_low: Ints
+    end_high: Ints
+    span: np.ndarray[tuple[int], np.dtype[np.uint64]]
+    boundary: pl.Series
+    said_by: pl.Series
+
+
+def find_missing(skeleton: Skeleton, claimed: Floats) -> Missing:
+    """List what missing spans left behind.
+
+    Parameters
+    ----------
+    skeleton : Skeleton
+        The capture.
+    claimed : ndarray of float64
+        Per row, how many detached roots it probably called: those clients were answered.
+
+    Returns
+    -------
+    Missing
+        Orphans first, then unanswered clients, each in order of time.
+
+    Raises
+    ------
+    ValueError
+        Never.
+    """
+    orphans = skeleton.orphans
+    words = usual_boundaries(skeleton, orphans)
+    local = words["local"].to_numpy()
+    service, op = _callers(skeleton, orphans, local)
+    low, high = _parent_end(skeleton, orphans)
+    calls, callee, callee_op, call_words = unanswered_calls(skeleton, claimed)
+    rows = np.concatenate([orphans, calls])
+    services = np.concatenate([service, callee])
+    call = np.arange(rows.size) >= orphans.size
+    call_low, call_high = _server_end(skeleton, calls)
+    own = np.concatenate([local, np.zeros(calls.size, bool)])
+    process = np.where(own, skeleton.process[rows], _only_process(skeleton, services))
+    return Missing(
+        row=rows,
+        call=call,
+        local=own,
+        service=services,
+        process=process,
+        op=np.concatenate([op, callee_op]),
+        end_low=np.concatenate([low, call_low]),
+        end_high=np.concatenate([high, call_high]),
+        span=np.where(call, 0, skeleton.column("parent")[rows]).astype(np.uint64),
+        boundary=pl.concat([words["boundary"], call_words["boundary"]]),
+        said_by=pl.concat([words["said_by"], call_words["said_by"]]),
+    )
+
+
+def _mode(keys: Ints, values: Ints, size: int) -> tuple[Ints, Floats]:
+    """Most frequent value per key (-1 where there is none) and its share."""
+    counts = (
+        pl.DataFrame({"key": keys, "value": values})
+        .group_by("key", "value")
+        .len()
+        .with_columns(share=pl.col("len") / pl.col("len").sum().over("key"))
+        .sort("key", "len", "value", descending=[False, True, False])
+        .unique("key", keep="first", maintain_order=True)
+    )
+    mode, share = np.full(size, -1), np.zeros(size)
+    mode[counts["key"].to_numpy()] = counts["value"].to_numpy()
+    share[counts["key"].to_numpy()] = counts["share"].to_numpy()
+    return mode, share
+
+
+def _callers(skeleton: Skeleton, orphans: Ints, local: Bools) -> tuple[Ints, Ints]:
+    """Service and operation of the missing parents, from what is usual."""
+    intact = skeleton.intact
+    parent = skeleton.parent[intact]
+    far = FAR[skeleton.crossing[intact]]
+    n_ops, n_services = skeleton.ops.height, len(skeleton.services)
+    op = np.full(orphans.size, -1)
+    service = np.where(local, skeleton.service[orphans], -1)
+    for is_local in (True, False):
+        edges = far != is_local
+        usual_op, _ = _mode(skeleton.op[intact[edges]], skeleton.op[parent[edges]], n_ops)
+        mine = local == is_local
+        op[mine] = usual_op[skeleton.op[orphans[mine]]]
+    known = (~local) & (op >= 0)
+    service[known] = skeleton.op_service[op[known]]
+    usual_service, share = _mode(
+        skeleton.service[intact[far]], skeleton.service[parent[far]], n_services
+    )
+    fall_back = (~local) & (op < 0) & (share[skeleton.service[orphans]] > 0.8)
+    service[fall_back] = usual_service[skeleton.service[orphans[fall_back]]]
+    return service, op
+
+
+def _gap_bounds(keys: Ints, gaps: Ints, size: int) -> tuple[Floats, Floats]:
+    """5th and 95th percentile of a gap per key; NaN where there are fewer than three."""
+    table = (
+        pl.DataFrame({"key": keys, "gap": gaps})
+        .group_by("key")
+        .agg(
+            pl.len(),
+            pl.col("gap").quantile(0.05).alias("low"),
+            pl.col("gap").quantile(0.95).alias("high"),
+        )
+        .filter(pl.col("len") >= 3)
+    )
+    low, high = np.full(size, np.nan), np.full(size, np.nan)
+    low[table["key"].to_numpy()] = table["low"].to_numpy()
+    high[table["key"].to_numpy()] = table["high"].to_numpy()
+    return low, high
+
+
+def _parent_end(skeleton: Skeleton, orphans: Ints) -> tuple[Ints, Ints]:
+    """Between which times the missing parents ended, from intact spans of the operation."""
+    wanted = np.zeros(skeleton.ops.height, bool)
+    wanted[skeleton.op[orphans]] = True
+    intact = skeleton.intact
+    intact = intact[wanted[skeleton.op[intact]] & skeleton.timed[intact]]
+    gaps = skeleton.end[skeleton.parent[intact]] - skeleton.end[intact]
+    low, high = _gap_bounds(skeleton.op[intact], gaps, skeleton.ops.height)
+    # Without a model a caller waits for its callee and ends soon after.
+    duration = skeleton.end[orphans] - skeleton.start[orphans]
+    op = skeleton.op[orphans]
+    after_low = np.where(np.isnan(low[op]), 0.0, low[op])
+    after_high = np.where(np.isnan(high[op]), duration + 1e6, high[op])
+    end = skeleton.end[orphans]
+    return (end + after_low).astype(np.int64), (end + np.maximum(after_high, after_low)).astype(
+        np.int64
+    )
+
+
+def _server_end(skeleton: Skeleton, calls: Ints) -> tuple[Ints, Ints]:
+    """Between which times the missing servers ended: within the client's wait."""
+    return skeleton.start[calls].copy(), skeleton.end[calls].copy()
+
+
+def _only_process(skeleton: Skeleton, services: Ints) -> Ints:
+    """Process of a service that has only one; -1 elsewhere."""
+    pairs = (
+        np.unique(np.stack([skeleton.service, skeleton.process], axis=1), axis=0)
+        if (skeleton.n < 100_000)
+        else _service_processes(skeleton)
+    )
+    many = np.bincount(pairs[:, 0], minlength=len(skeleton.services))
+    only = np.full(len(skeleton.services) + 1, -1)
+    single = pairs[many[pairs[:, 0]] == 1]
+    only[single[:, 0]] = single[:, 1]
+    return only[services]
+
+
+def _service_processes(skeleton: Skeleton) -> Ints:
+    first = pl.DataFrame({"process": skeleton.process}).with_row_index("row").unique("process")
+    rows = first["row"].to_numpy().astype(np.int64)
+    return np.stack([skeleton.service[rows], skeleton.process[rows]], axis=1)
+
+
+def unanswered_calls(skeleton: Skeleton, claimed: Floats) -> tuple[Ints, Ints, Ints, pl.DataFrame]:
+    """Find client spans that are normally answered by a server span, and are not here.
+
+    A call that failed without any response is not expected to have one. A share of unanswered
+    calls that the callee's own losses explain is expected; beyond it the class also calls
+    something that is not instrumented, and nothing can be said of a single call.
+
+    Parameters
+    ----------
+    skeleton : Skeleton
+        The capture.
+    claimed : ndarray of float64
+        Per row, how many detached roots it probably called.
+
+    Returns
+    -------
+    tuple
+        Rows, the callee's service, the callee's operation, and a table of ``boundary`` and
+        ``said_by``.
+
+    Raises
+    ------
+    ValueError
+        Never.
+    """
+    clients = np.flatnonzero((skeleton.kind == CLIENT) & skeleton.timed)
+    served = skeleton.intact
+    kind = skeleton.kind[served]
+    served = served[((kind == SERVER) | (kind == CONSUMER)) & (kind != CLIENT)]
+    parents = skeleton.parent[served]
+    classes = skeleton.caller_class
+    size = int(classes.max()) + 1 if skeleton.n else 1
+    by_client = skeleton.kind[parents] == CLIENT
+    callee, _ = _mode(classes[parents[by_client]], skeleton.op[served[by_client]], size)
+    total = np.bincount(classes[clients], minlength=size)
+    good = np.bincount(classes[clients[skeleton.served[clients]]], minlength=size)
+    open_calls = clients[~skeleton.served[clients] & (claimed[clients] < 0.1)]
+    code = classes[open_calls]
+    to = np.where(callee[code] >= 0, skeleton.op_service[callee[code]], -1)
+    loss = _loss_rates(skeleton)
+    allowed = np.maximum(1 - MIN_ANSWERED, 2.5 * loss[to] + 0.05)
+    lacking = 1 - good[code] / np.maximum(total[code], 1)
+    usual = (good[code] >= 3) & (lacking <= allowed) & skeleton.column("answered")[open_calls]
+    told = (to >= 0) & _tells(skeleton, open_calls, to)
+    keep = usual | (told & (good[code] >= 3))
+    rows, crossing = open_calls[keep], np.full(size, 7)
+    seen, _ = _mode(
+        classes[parents[by_client]], skeleton.crossing[served[by_client]].astype(np.int64), size
+    )
+    crossing = np.where(seen >= 0, seen, crossing)
+    words = pl.DataFrame(CROSSINGS, schema=["boundary", "said_by"], orient="row")
+    return rows, to[keep], callee[code[keep]], take_rows(words, pl.Series(crossing[code[keep]]))
+
+
+def _loss_rates(skeleton: Skeleton) -> Floats:
+    """Share of local parents that are missing, per service; the last entry, 0, is for -1."""
+    size = len(skeleton.services)
+    words = usual_boundaries(skeleton, skeleton.orphans)
+    lost = np.bincount(
+        skeleton.service[skeleton.orphans[words["local"].to_numpy()]], minlength=size
+    )
+    near = skeleton.intact[~FAR[skeleton.crossing[skeleton.intact]]]
+    there = np.bincount(skeleton.service[near], minlength=size)
+    # A rate from a handful of edges is no rate.
+    rates = np.where(lost >= 3, lost / np.maximum(lost + there, 1), 0.0)
+    return np.append(rates, 0.0)
+
+
+def _tells(skeleton: Skeleton, calls: Ints, to: Ints) -> Bools:
+    """Whether an orphan of the callee's service lies within the call, in its trace."""
+    orphans = skeleton.orphans
+    table = pl.DataFrame(
+        {
+            "trace": skeleton.trace[orphans],
+            "service": skeleton.service[orphans],
+            "start": skeleton.start[orphans],
+        }
+    )
+    asked = pl.DataFrame({"trace": skeleton.trace[calls], "service": to}).with_row_index("call")
+    met = asked.join(table, on=["trace", "service"], how="inner")
+    at = met["call"].to_numpy()
+    inside = (met["start"].to_numpy() >= skeleton.start[calls[at]] - 1_000_000) & (
+        met["start"].to_numpy() <= skeleton.end[calls[at]]
+    )
+    told = np.zeros(calls.size, bool)
+    told[at[inside]] = True
+    return told

@@ -1,0 +1,137 @@
+"""Which services were sampled out of a trace: presence as a threshold of the trace id.
+
+Ratio samplers decide by some bits of the trace id, each SDK by its own. Where a service is
+present in one trace and missing from another that called it, and a threshold on such bits tells
+the two apart, sampling is the cause; losses know nothing of trace ids.
+"""
+
+from collections.abc import Callable
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+
+from tracelab.structure.missing import Missing
+from tracelab.structure.skeleton import Bools, Floats, Ints, Skeleton
+
+Words = npt.NDArray[np.uint64]
+
+MIN_SEPARATION: Final = 0.97
+"""Least area under the curve: a few other losses among hundreds of traces may disturb it."""
+
+_LOW_56: Final = np.uint64(2**56 - 1)
+_LOW_63: Final = np.uint64(2**63 - 1)
+_LOW_32: Final = np.uint64(2**32 - 1)
+
+
+def _folded(hi: Words, lo: Words) -> Words:
+    word = np.uint64(32)
+    folded: Words = (hi >> word) ^ (hi & _LOW_32) ^ (lo >> word) ^ (lo & _LOW_32)
+    return folded
+
+
+def _magnitude(word: Words) -> Words:
+    """Absolute value of a two's complement number, as Java and .NET take it."""
+    signed: Ints = word.view(np.int64)
+    magnitude: Words = np.abs(np.where(signed == np.iinfo(np.int64).min, 0, signed)).astype(
+        np.uint64
+    )
+    return magnitude
+
+
+READINGS: Final[dict[str, Callable[[Words, Words], Words]]] = {
+    "low 64 bits": lambda _, lo: lo,
+    "bits 8 to 15, shifted by one": lambda _, lo: lo >> np.uint64(1),
+    "low 63 bits": lambda _, lo: lo & _LOW_63,
+    "magnitude of the low 64 bits": lambda _, lo: _magnitude(lo),
+    "magnitude of the high 64 bits": lambda hi, _: _magnitude(hi),
+    "low 56 bits": lambda _, lo: lo & _LOW_56,
+    "four words folded": _folded,
+}
+"""What samplers read of a trace id: Python, Go, Rust, Java, .NET, consistent sampling, Node."""
+
+
+def separation(values: Words, absent: Bools) -> float:
+    """Tell how well a threshold parts absent from present: area under the curve, either side.
+
+    Parameters
+    ----------
+    values : ndarray of uint64
+        What a sampler reads of each trace id.
+    absent : ndarray of bool
+        Where the service is missing.
+
+    Returns
+    -------
+    float
+        0.5 for chance, 1 for a perfect threshold.
+
+    Raises
+    ------
+    ValueError
+        If the arrays differ in length.
+    """
+    n_absent = int(absent.sum())
+    n_present = absent.size - n_absent
+    if not n_absent or not n_present:
+        return 0.5
+    ranks = np.empty(values.size)
+    ranks[np.argsort(values, kind="stable")] = np.arange(values.size)
+    area = (ranks[absent].sum() - n_absent * (n_absent - 1) / 2) / (n_absent * n_present)
+    return float(max(area, 1 - area))
+
+
+def sampled_out(
+    skeleton: Skeleton, missing: Missing, *, min_traces: int = 6
+) -> tuple[Floats, list[str]]:
+    """Weigh for each missing span whether its service was sampled out of the trace.
+
+    Parameters
+    ----------
+    skeleton : Skeleton
+        The capture.
+    missing : Missing
+        What is missing.
+    min_traces : int
+        Least traces with the service, and without it: with six and six, seven readings and
+        two directions a perfect threshold comes about by chance once in 66.
+
+    Returns
+    -------
+    tuple of ndarray of float64 and list of str
+        Separation per missing span (0 where it was not tested), and the reading that gave it.
+
+    Raises
+    ------
+    ValueError
+        Never.
+    """
+    found = np.zeros(missing.row.size)
+    reading = [""] * missing.row.size
+    traces = skeleton.trace[missing.row]
+    for service in np.unique(missing.service[missing.service >= 0]):
+        mine = np.flatnonzero(missing.service == service)
+        present = np.unique(skeleton.trace[np.flatnonzero(skeleton.service == service)])
+        gone = mine[~np.isin(traces[mine], present)]
+        absent, first = np.unique(traces[gone], return_index=True)
+        if min(present.size, absent.size) < min_traces:
+            continue
+        rows = np.concatenate([_row_of(skeleton, present), missing.row[gone[first]]])
+        label = np.arange(rows.size) >= present.size
+        hi, lo = skeleton.column("trace_hi")[rows], skeleton.column("trace_lo")[rows]
+        scores = {name: separation(read(hi, lo), label) for name, read in READINGS.items()}
+        best = max(scores, key=lambda name: scores[name])
+        found[gone] = scores[best]
+        for entry in gone:
+            reading[entry] = best
+    return found, reading
+
+
+def _row_of(skeleton: Skeleton, traces: Ints) -> Ints:
+    """Return some row of each trace."""
+    table = pl.DataFrame({"trace": skeleton.trace}).with_row_index("row")
+    wanted = pl.DataFrame({"trace": traces})
+    first = table.join(wanted, on="trace", how="semi").unique("trace", keep="first")
+    rows: Ints = first.sort("trace")["row"].to_numpy().astype(np.int64)
+    return rows
