@@ -58,7 +58,9 @@ def measure_false(sets: int) -> None:
     for kind in FALSE:
         rows = [try_pair(one) for one in incidents(1_000_000, sets, scenario=kind)]
         hits = sum(map(is_lead, rows))
-        print(f"  {kind:14} {hits / sets:.3f}  upper 95 % {upper_bound(hits, sets):.3f}", flush=True)
+        print(
+            f"  {kind:14} {hits / sets:.3f}  upper 95 % {upper_bound(hits, sets):.3f}", flush=True
+        )
     print("other trying kinds")
     some = max(sets // 10, 1)
     for kind in TRYING:
@@ -105,7 +107,11 @@ def measure_table(sets: int) -> None:
         *(
             (
                 f"{days} days",
-                {"days": days, "n_bursts": round(24 * days / 7), "n_own_rises": round(8 * days / 7)},
+                {
+                    "days": days,
+                    "n_bursts": round(24 * days / 7),
+                    "n_own_rises": round(8 * days / 7),
+                },
                 {},
             )
             for days in (1, 3.5, 5, 14, 28)
@@ -213,7 +219,9 @@ def measure_walk(sets: int) -> None:
         best_precision.append(followed / max(later.filter(kind="burst").height, 1))
         best_recall.append(followed / max(later.filter(kind="rise").height, 1))
     scores = pl.concat(tables)
-    print(f"{sets} sets of 14 days: {proven} with a proven rule; train precision {np.mean(train):.3f}")
+    print(
+        f"{sets} sets of 14 days: {proven} with a proven rule; train precision {np.mean(train):.3f}"
+    )
     print(f"ceiling: precision {np.mean(best_precision):.3f} recall {np.mean(best_recall):.3f}")
     named = scores.with_columns(
         pl.col("rule_id").str.extract(r"/(\w+)$").fill_null("rule").alias("who")

@@ -29,7 +29,9 @@ def span(number, at_s, *, service="auth", kind="SERVER", name="GET /", ms=10, **
 
 
 def capture(rows):
-    return TraceSet(spans=schema.conform(pl.DataFrame(rows, infer_schema_length=None), schema.SPANS))
+    return TraceSet(
+        spans=schema.conform(pl.DataFrame(rows, infer_schema_length=None), schema.SPANS)
+    )
 
 
 def whole(red, service="auth"):
@@ -83,11 +85,17 @@ def test_a_service_without_server_spans_counts_its_local_roots():
     child = {**span(2, 0, kind="INTERNAL", service="worker"), "trace_id": root["trace_id"]}
     child["parent_span_id"] = root["span_id"]
     called = {**span(3, 0, kind="INTERNAL", service="worker"), "parent_span_id": "ab" * 8}
-    assert whole(red_series(capture([root, child, called])), "worker")["requests"].to_list() == [2.0]
+    assert whole(red_series(capture([root, child, called])), "worker")["requests"].to_list() == [
+        2.0
+    ]
 
 
 def test_the_sampling_threshold_of_the_trace_state_weighs_a_request():
-    rows = [span(1, 0, trace_state="ot=th:c"), span(2, 0, trace_state="a=b,ot=rv:01;th:8"), span(3, 0)]
+    rows = [
+        span(1, 0, trace_state="ot=th:c"),
+        span(2, 0, trace_state="a=b,ot=rv:01;th:8"),
+        span(3, 0),
+    ]
     red = whole(red_series(capture(rows)))
     assert red["requests"].to_list() == [4.0 + 2.0 + 1.0]
     assert red["sampled_requests"].to_list() == [3.0]
@@ -113,7 +121,14 @@ def test_retries_are_counted_for_the_whole_service_only():
 
 
 @settings(max_examples=25, deadline=None)
-@given(st.lists(st.tuples(st.integers(0, 300), st.integers(1, 20_000), st.booleans()), min_size=2, max_size=40), st.integers(2, 4))
+@given(
+    st.lists(
+        st.tuples(st.integers(0, 300), st.integers(1, 20_000), st.booleans()),
+        min_size=2,
+        max_size=40,
+    ),
+    st.integers(2, 4),
+)
 def test_parts_by_trace_add_up_to_the_whole(drawn, parts):
     rows = [
         span(i, at, ms=ms, http_response_status_code=500 if bad else 200)

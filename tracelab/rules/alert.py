@@ -100,12 +100,50 @@ def fire_times(holds: Flags, *, pending: int, keep: int) -> Ints:
     fired: list[int] = []
     quiet_from = -1
     for start, end in zip(starts.tolist(), ends.tolist(), strict=True):
-        if start < quiet_from:
+        if start <= quiet_from:
+            # Before it was over the condition came back: the same alert goes on.
             quiet_from = end + keep
         elif start + pending < end:
             fired.append(start + pending)
             quiet_from = end + keep
     return np.asarray(fired, np.int64)
+
+
+def firing_states(holds: Flags, *, pending: int, keep: int) -> Flags:
+    """Return whether an alert fires, evaluation by evaluation.
+
+    Parameters
+    ----------
+    holds : ndarray of bool
+        Whether the expression returned something.
+    pending, keep : int
+        ``for`` and ``keep_firing_for`` in evaluations, rounded up.
+
+    Returns
+    -------
+    ndarray of bool
+        The state after each evaluation.
+
+    Raises
+    ------
+    Nothing.
+    """
+    out = np.zeros(len(holds), bool)
+    active_since = gone_since = None
+    firing = False
+    for now, held in enumerate(holds.tolist()):
+        if held:
+            active_since = now if active_since is None else active_since
+            gone_since = None
+            firing = firing or now - active_since >= pending
+        elif firing:
+            gone_since = now if gone_since is None else gone_since
+            if now - gone_since >= keep:
+                firing, active_since, gone_since = False, None, None
+        else:
+            active_since = None
+        out[now] = firing
+    return out
 
 
 def counters(series: Series, column: str) -> tuple[Counter, Counter]:

@@ -164,16 +164,20 @@ def _backtest(rule: WarningRule, red: pl.DataFrame, baselines: bool) -> list[dic
     for fold, one in judged:
         rows.append(_row(rule.rule_id, fold, one.score, one.accepted, one.reason))
         if baselines:
-            stretch = (0.0, history.length_s) if len(judged) == 1 and fold == 1 and (
-                rule.learned_until_ns <= history.start_ns
-            ) else tuple(part * history.length_s for part in FOLDS[fold - 1])
+            stretch = (
+                (0.0, history.length_s)
+                if len(judged) == 1 and fold == 1 and (rule.learned_until_ns <= history.start_ns)
+                else tuple(part * history.length_s for part in FOLDS[fold - 1])
+            )
             for name, fires in _baselines(history).items():
                 score = history.score(fires, one.rule.horizon_s, *stretch)
                 rows.append(_row(f"{rule.rule_id}/{name}", fold, score, False, "baseline"))
     return rows
 
 
-def _judge_last(red: pl.DataFrame, earlier: pl.DataFrame, lead: dict[str, Any]) -> WarningRule | None:
+def _judge_last(
+    red: pl.DataFrame, earlier: pl.DataFrame, lead: dict[str, Any]
+) -> WarningRule | None:
     rule = _learn(earlier, lead)
     if rule is None:
         return None

@@ -183,9 +183,7 @@ def learn_rule(history: PairHistory, lead: dict[str, Any]) -> WarningRule | None
         for min_errors in _MIN_ERRORS:
             for for_s in sorted({0.0, history.bin_s, max(60.0, history.bin_s)}):
                 tried = replace(rule, ratio=ratio, min_errors=min_errors, for_s=for_s)
-                score = history.score(
-                    history.fires(tried), rule.horizon_s, 0.0, history.length_s
-                )
+                score = history.score(history.fires(tried), rule.horizon_s, 0.0, history.length_s)
                 # Early in the grid means less waiting and fewer demands; a tie keeps it.
                 if score.hits and score.f1 > best + 1e-9:
                     best, chosen = score.f1, replace(tried, train_precision=score.precision)

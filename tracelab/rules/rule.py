@@ -143,8 +143,8 @@ class WarningRule:
 
 
 def _whose(service: str | None, operation: str | None) -> str:
-    name = service or "(no service name)"
-    return name if operation is None else f"{name} {operation}"
+    name = html.plain(service, limit=120) or "(no service name)"
+    return name if operation is None else f"{name} {html.plain(operation, limit=120)}"
 
 
 def _minutes(seconds: float) -> str:

@@ -66,13 +66,13 @@ def estimate_lag(
     if n[0] < 2:
         return None
     rng = np.random.default_rng(seed)
-    draws = rng.multinomial(
-        len(bursts_s), np.full(len(bursts_s), 1 / len(bursts_s)), size=400
-    )
+    draws = rng.multinomial(len(bursts_s), np.full(len(bursts_s), 1 / len(bursts_s)), size=400)
     centres, _, _ = _fit(differences, draws[:, whose].astype(float), centre[0], high_s - low_s)
     effective = float(n[0])
-    reach = float(stdtrit(max(effective - 1, 1.0), 0.975)) * float(np.std(centres)) * np.sqrt(
-        effective / (effective - 1)
+    reach = (
+        float(stdtrit(max(effective - 1, 1.0), 0.975))
+        * float(np.std(centres))
+        * np.sqrt(effective / (effective - 1))
     )
     return Lag(float(centre[0]), centre[0] - reach, centre[0] + reach, float(sigma[0]), effective)
 

@@ -185,8 +185,9 @@ def _lag_range(min_lag: str, max_lag: str, tolerance: str) -> LagRange:
 
 
 def _events(table: pl.DataFrame, red: pl.DataFrame) -> _Events:
-    start, end = (int(t) for t in (red["time"].cast(pl.Int64).min(), red["time"].cast(pl.Int64).max()))  # type: ignore[arg-type]
-    end += int(red["bin_ns"][0])
+    times = red["time"].cast(pl.Int64)
+    start = int(times.min())  # type: ignore[arg-type]
+    end = int(times.max()) + int(red["bin_ns"][0])  # type: ignore[arg-type]
     steps = max(int((end - start) / (STEP_S * 1e9)), 1)
     table = table.filter(pl.col("start_time").cast(pl.Int64).is_between(start, end, closed="left"))
     parts = table.partition_by(["service_name", "span_name"], as_dict=True)
@@ -204,7 +205,9 @@ def _long_silences(red: pl.DataFrame) -> dict[Key, npt.NDArray[np.bool_]]:
     width = int(red["bin_ns"][0])
     steps = max(int((last + width - start) / (STEP_S * 1e9)), 1)
     out: dict[Key, npt.NDArray[np.bool_]] = {}
-    spoken = red.filter(pl.col("requests").is_not_null()).select("service_name", "span_name", "time")
+    spoken = red.filter(pl.col("requests").is_not_null()).select(
+        "service_name", "span_name", "time"
+    )
     for key, part in spoken.partition_by(["service_name", "span_name"], as_dict=True).items():
         times = (np.sort(part["time"].cast(pl.Int64).to_numpy()) - start) / 1e9
         bounds = np.concatenate(([-width / 1e9], times, [(last + width - start) / 1e9]))
@@ -243,9 +246,7 @@ def _scan(
     observed = silent[a] & silent[b]
     if observed.sum() < 3 * lags.high:
         return None
-    return scan_pair(
-        triggers.of(a), targets.of(b), observed, lags, shuffles=shuffles, seed=seed
-    )
+    return scan_pair(triggers.of(a), targets.of(b), observed, lags, shuffles=shuffles, seed=seed)
 
 
 def _row(
@@ -307,9 +308,9 @@ def _judge(rows: list[dict[str, Any]], q: float) -> pl.DataFrame:
     order = np.argsort(counted, kind="stable")
     m = len(rows)
     adjusted = np.empty(m)
-    adjusted[order] = np.minimum.accumulate(
-        (counted[order] * m / np.arange(1, m + 1))[::-1]
-    )[::-1].clip(max=1.0)
+    adjusted[order] = np.minimum.accumulate((counted[order] * m / np.arange(1, m + 1))[::-1])[
+        ::-1
+    ].clip(max=1.0)
     gate = q * (int((adjusted <= q).sum()) + 1) / m
     for row, value, p in zip(rows, adjusted, counted, strict=True):
         row["q_value"] = float(value)
@@ -325,17 +326,13 @@ def _judge(rows: list[dict[str, Any]], q: float) -> pl.DataFrame:
 
 
 def _weight(row: dict[str, Any]) -> float:
-    enough = (
-        row.get("n_coincidences", 0) >= MIN_COINCIDENCES and row.get("n_days", 0) >= MIN_DAYS
-    )
+    enough = row.get("n_coincidences", 0) >= MIN_COINCIDENCES and row.get("n_days", 0) >= MIN_DAYS
     if not enough or row.get("direction") != "forward":
         return 1.0
     return float(row["p_value"])
 
 
-def _verdict(
-    row: dict[str, Any], value: float, p: float, q: float, gate: float
-) -> tuple[str, str]:
+def _verdict(row: dict[str, Any], value: float, p: float, q: float, gate: float) -> tuple[str, str]:
     if row["n_bursts"] < MIN_BURSTS or row["n_rises"] < MIN_RISES:
         return "undecidable", (
             f"{row['n_bursts']} bursts and {row['n_rises']} rises; "

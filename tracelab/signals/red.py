@@ -88,7 +88,9 @@ def red_series(
     grid = grid.join(further, on=["service_name", "time"], how="left", nulls_equal=True)
     for name, given in (("breaks", breaks), ("swallowed", hops), ("retries", traces.spans)):
         whole_service = pl.col("span_name").is_null() & pl.lit(given is not None)
-        grid = grid.with_columns(pl.when(whole_service).then(pl.col(name).fill_null(0.0)).alias(name))
+        grid = grid.with_columns(
+            pl.when(whole_service).then(pl.col(name).fill_null(0.0)).alias(name)
+        )
     return _silence(schema.conform(grid, schema.RED))
 
 
@@ -115,12 +117,18 @@ def merge_red(*tables: pl.DataFrame) -> pl.DataFrame:
     """
     for table in tables:
         schema.require_columns(table, schema.RED, name="red")
-    rows = pl.concat([schema.conform(t.select(schema.RED.names()), schema.RED) for t in tables]) if tables else schema.empty(schema.RED)
+    rows = (
+        pl.concat([schema.conform(t.select(schema.RED.names()), schema.RED) for t in tables])
+        if tables
+        else schema.empty(schema.RED)
+    )
     rows = rows.filter(pl.col("requests").is_not_null())
     if not rows.height:
         return rows
     if rows["bin_ns"].n_unique() > 1:
-        raise ParameterError(f"cannot add bins of {rows['bin_ns'].unique().to_list()} ns; use one width")
+        raise ParameterError(
+            f"cannot add bins of {rows['bin_ns'].unique().to_list()} ns; use one width"
+        )
     by = [*_KEY, "time", "bin_ns", "bucket_edges_ns"]
     numbers = ["requests", "errors", "errors_5xx", "sampled_requests"]
     optional = ["breaks", "swallowed", "retries"]
@@ -135,9 +143,7 @@ def merge_red(*tables: pl.DataFrame) -> pl.DataFrame:
     )
     buckets = (
         shared.select(*by, "duration_counts")
-        .with_columns(
-            pl.int_ranges(0, pl.col("duration_counts").list.len()).alias("_bucket")
-        )
+        .with_columns(pl.int_ranges(0, pl.col("duration_counts").list.len()).alias("_bucket"))
         .explode("duration_counts", "_bucket", empty_as_null=True)
         .group_by([*by, "_bucket"])
         .agg(pl.col("duration_counts").sum())
@@ -153,12 +159,7 @@ def merge_red(*tables: pl.DataFrame) -> pl.DataFrame:
 
 def _requests(spans: pl.DataFrame, bin_ns: int) -> pl.DataFrame:
     serves = pl.col("kind").is_in(["SERVER", "CONSUMER"])
-    served = (
-        spans.lazy()
-        .group_by("service_name")
-        .agg(serves.any().alias("_serves"))
-        .collect()
-    )
+    served = spans.lazy().group_by("service_name").agg(serves.any().alias("_serves")).collect()
     rest = served.filter(~pl.col("_serves"))["service_name"]
     chosen = spans.filter(serves)
     if len(rest):
@@ -177,8 +178,7 @@ def _requests(spans: pl.DataFrame, bin_ns: int) -> pl.DataFrame:
     faults = [*map(str, semconv.GRPC_SERVER_ERRORS), *semconv.GRPC_SERVER_ERRORS.values()]
     # The key is sought only where a span speaks RPC, or a proxy's tag stands in for it.
     rpc = pl.col("attributes").str.contains("status_code", literal=True) & (
-        pl.col("rpc_system").is_not_null()
-        | pl.col("attributes").str.contains("grpc", literal=True)
+        pl.col("rpc_system").is_not_null() | pl.col("attributes").str.contains("grpc", literal=True)
     )
     # A client span's 5xx is its peer's; it can be a local root.
     answers = ~pl.col("kind").is_in(["CLIENT", "PRODUCER", "CONSUMER"])
@@ -229,7 +229,8 @@ def _counts(requests: pl.DataFrame) -> pl.DataFrame:
     table[cells["_row"].to_numpy(), cells["_bucket"].to_numpy()] = cells["weight"].to_numpy()
     return sums.drop("_row").with_columns(
         pl.col("time").cast(schema.TIME),
-        pl.Series("duration_counts", table).cast(pl.List(pl.Float64)) if sums.height
+        pl.Series("duration_counts", table).cast(pl.List(pl.Float64))
+        if sums.height
         else pl.lit(None, pl.List(pl.Float64)).alias("duration_counts"),
         pl.lit(list(edges), dtype=pl.List(pl.Int64)).alias("bucket_edges_ns"),
     )
@@ -249,7 +250,10 @@ def _fill_grid(counts: pl.DataFrame, bin_ns: int) -> pl.DataFrame:
     empty = pl.col("requests").is_null()
     return joined.with_columns(
         pl.lit(bin_ns).alias("bin_ns"),
-        *(pl.col(n).fill_null(0.0) for n in ("requests", "errors", "errors_5xx", "sampled_requests")),
+        *(
+            pl.col(n).fill_null(0.0)
+            for n in ("requests", "errors", "errors_5xx", "sampled_requests")
+        ),
         pl.when(empty & pl.col("bucket_edges_ns").is_not_null())
         .then(zeros)
         .otherwise("duration_counts")
@@ -273,21 +277,28 @@ def _further(
             .agg(pl.len().cast(pl.Float64).alias(name))
         )
 
-    retried = per_bin(spans.filter(pl.col("resend_count") > 0), "service_name", "start_time", "retries")
+    retried = per_bin(
+        spans.filter(pl.col("resend_count") > 0), "service_name", "start_time", "retries"
+    )
     broken = schema.empty(schema.BREAKS) if breaks is None else breaks
     schema.require_columns(broken, ("service_name", "time", "severity"), name="breaks")
     lost = schema.empty(schema.ERROR_HOPS) if hops is None else hops
     schema.require_columns(lost, ("parent_service", "time", "verdict"), name="hops")
     keys = ["service_name", "time"]
-    return (
-        retried.join(
-            per_bin(broken.filter(pl.col("severity") != "info"), "service_name", "time", "breaks"),
-            on=keys, how="full", coalesce=True, nulls_equal=True,
-        )
-        .join(
-            per_bin(lost.filter(pl.col("verdict") == "swallowed"), "parent_service", "time", "swallowed"),
-            on=keys, how="full", coalesce=True, nulls_equal=True,
-        )
+    return retried.join(
+        per_bin(broken.filter(pl.col("severity") != "info"), "service_name", "time", "breaks"),
+        on=keys,
+        how="full",
+        coalesce=True,
+        nulls_equal=True,
+    ).join(
+        per_bin(
+            lost.filter(pl.col("verdict") == "swallowed"), "parent_service", "time", "swallowed"
+        ),
+        on=keys,
+        how="full",
+        coalesce=True,
+        nulls_equal=True,
     )
 
 
@@ -297,7 +308,12 @@ def _silence(red: pl.DataFrame) -> pl.DataFrame:
     whole = red.filter(pl.col("span_name").is_null())
     together = whole.group_by("time").agg(pl.col("sampled_requests").sum()).sort("time")
     nobody = together.filter(_improbable(together["sampled_requests"].to_numpy()))["time"]
-    marks = [pl.DataFrame({"service_name": [], "time": []}, schema={"service_name": pl.String, "time": schema.TIME})]
+    marks = [
+        pl.DataFrame(
+            {"service_name": [], "time": []},
+            schema={"service_name": pl.String, "time": schema.TIME},
+        )
+    ]
     for part in whole.partition_by("service_name"):
         quiet = _improbable(part["sampled_requests"].to_numpy())
         if quiet.any():
@@ -307,7 +323,9 @@ def _silence(red: pl.DataFrame) -> pl.DataFrame:
     names += ["breaks", "swallowed", "retries"]
     spoke = pl.col("_silent").is_null() & ~pl.col("time").is_in(nobody.implode())
     return (
-        red.join(silent, on=["service_name", "time"], how="left", nulls_equal=True, maintain_order="left")
+        red.join(
+            silent, on=["service_name", "time"], how="left", nulls_equal=True, maintain_order="left"
+        )
         .with_columns(pl.when(spoke).then(pl.col(name)).alias(name) for name in names)
         .drop("_silent")
     )

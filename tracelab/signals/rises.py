@@ -131,7 +131,8 @@ def slow_edge(counts: Floats, edges: Ints, quantile: float) -> int | None:
 def _p99_around(
     counts: Floats, edges: Ints, onsets: Ints, ends: Ints, reach: int
 ) -> tuple[list[float | None], list[float | None]]:
-    before, after = [], []
+    before: list[float | None] = []
+    after: list[float | None] = []
     for onset, end in zip(onsets, ends, strict=True):
         for found, part in (
             (before, counts[max(onset - reach, 0) : max(onset, 0)]),

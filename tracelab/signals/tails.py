@@ -53,7 +53,7 @@ def trailing_sums(values: Floats, window: int) -> Floats:
     """Return the sum over each bin and the `window` - 1 bins before it."""
     total = np.concatenate(([0.0], np.cumsum(values)))
     low = np.maximum(np.arange(1, len(total)) - window, 0)
-    return np.maximum(total[1:] - total[low], 0.0)
+    return np.asarray(np.maximum(total[1:] - total[low], 0.0))
 
 
 def _usual_share(events: Floats, totals: Floats, lookback: int, guard: int) -> Floats:
@@ -262,7 +262,7 @@ def onset_offset(excess: Excess, runs: Ints, onsets: Ints, bin_s: float) -> floa
         return bin_s / 2
     lasting = np.quantile(runs[:, 1] - excess.window + 1 - onsets, 0.25)
     after = int(np.clip(lasting, 2, max(240 / bin_s, 2)))
-    before = max(int(round(300 / bin_s)), 2)
+    before = max(round(300 / bin_s), 2)
     steps = np.arange(-before, after)
     bins = onsets[:, None] + steps
     inside = (bins >= 0) & (bins < len(excess.events))

@@ -238,7 +238,10 @@ class _Plan:
         if self.scenario == "deployment":
             at = rng.uniform(0.3, 0.7) * self.minutes
             after = minutes >= at
-            usual, slower = usual * np.where(after, 3.0, 1.0), slower * np.where(after, 1.7, 1.0)[:, None]
+            usual, slower = (
+                usual * np.where(after, 3.0, 1.0),
+                slower * np.where(after, 1.7, 1.0)[:, None],
+            )
         elif self.scenario == "slow_leak":
             period = rng.uniform(20.0, 40.0) * 60.0
             phase = (minutes + rng.uniform(0, period)) % period / period
@@ -302,7 +305,9 @@ def _envelope(
     for start, end, height in zip(starts * 60.0, ends * 60.0, heights, strict=True):
         low, high = int(start // _FINE_S), min(int((end + ramp_s) // _FINE_S) + 1, len(fine))
         t = (np.arange(low, high) + 0.5) * _FINE_S
-        shape = np.minimum(((t - start) / ramp_s).clip(0, 1), ((end + ramp_s - t) / ramp_s).clip(0, 1))
+        shape = np.minimum(
+            ((t - start) / ramp_s).clip(0, 1), ((end + ramp_s - t) / ramp_s).clip(0, 1)
+        )
         fine[low:high] = np.maximum(fine[low:high], height * shape)
     return fine.reshape(n_bins, steps)
 
@@ -324,9 +329,7 @@ def _histogram(
     if len(uneven):
         scale = median_ns[uneven, None] * slower[uneven]
         below[uneven] = _share_below(edges / scale[..., None]).mean(axis=1)
-    bounds = np.concatenate(
-        (np.zeros((len(below), 1)), below, np.ones((len(below), 1))), axis=1
-    )
+    bounds = np.concatenate((np.zeros((len(below), 1)), below, np.ones((len(below), 1))), axis=1)
     return np.asarray(rng.multinomial(requests, np.diff(bounds, axis=1).clip(0)))
 
 
