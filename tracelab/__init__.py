@@ -11,6 +11,12 @@ _HOME: dict[str, str] = {
     "load_example": "tracelab.datasets",
     "span_edges": "tracelab.structure",
     "find_breaks": "tracelab.structure",
+    "audit_errors": "tracelab.errors_chain",
+    "error_audit_rates": "tracelab.errors_chain",
+    "find_error_hops": "tracelab.errors_chain",
+    "parse_exceptions": "tracelab.errors_chain",
+    "parse_stacktrace": "tracelab.errors_chain",
+    "chain_integrity": "tracelab.audits",
 }
 _MODULES = ("plots", "schema", "synth")
 

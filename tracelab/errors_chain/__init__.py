@@ -1,1 +1,14 @@
 """What became of each error on its way to the root."""
+
+from tracelab.errors_chain.audit import audit_errors, error_audit_rates
+from tracelab.errors_chain.hops import find_error_hops
+from tracelab.errors_chain.parsing import parse_exceptions
+from tracelab.errors_chain.stacktrace import parse_stacktrace
+
+__all__ = [
+    "audit_errors",
+    "error_audit_rates",
+    "find_error_hops",
+    "parse_exceptions",
+    "parse_stacktrace",
+]

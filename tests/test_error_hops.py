@@ -1,0 +1,415 @@
+"""What became of each error: hops as Go, Python, Java and Node SDKs record them."""
+
+import polars as pl
+import pytest
+from building import EPOCH_NS, MS, Capture, span_id
+
+from tracelab import schema
+from tracelab.errors_chain import find_error_hops
+
+GO = {"sdk_language": "go"}
+PYTHON = {"sdk_language": "python"}
+ERROR = {"status_code": "ERROR"}
+
+
+def at(ms):
+    return EPOCH_NS + round(ms * MS)
+
+
+def python_stack(*errors):
+    """As format_exception prints a chain, oldest first."""
+    blocks = [
+        f'Traceback (most recent call last):\n  File "/app/shop.py", line {n + 3}, in step\n{error}\n'
+        for n, error in enumerate(errors)
+    ]
+    join = "\nThe above exception was the direct cause of the following exception:\n\n"
+    return join.join(blocks)
+
+
+def go_pair(outer_type, outer_message, *, outer=ERROR, **event):
+    message = "reserve for 7: warehouse refused the connection"
+    capture = (
+        Capture(**GO)
+        .span(1, 1, kind="SERVER", duration=30, http_response_status_code=500, **ERROR)
+        .span(1, 2, 1, name="place order", start=1, duration=20, **outer)
+        .span(1, 3, 2, name="reserve", start=2, duration=5, status_message=message, **ERROR)
+        .event(1, 3, exception_type="*fmt.wrapError", exception_message=message, time=at(6))
+    )
+    if outer_type:
+        capture.event(
+            1, 2, exception_type=outer_type, exception_message=outer_message, time=at(8), **event
+        )
+    return capture
+
+
+def hop_of(capture, child, **tables):
+    hops = find_error_hops(capture.traces(), **tables)
+    assert hops.schema == schema.ERROR_HOPS
+    rows = hops.filter(pl.col("child_span_id") == span_id(child)).to_dicts()
+    assert len(rows) == 1, hops
+    return rows[0]
+
+
+@pytest.mark.parametrize(
+    ("outer_type", "outer_message", "verdict"),
+    [
+        (
+            "*fmt.wrapError",
+            "place order: reserve for 7: warehouse refused the connection",
+            "wrapped",
+        ),
+        (
+            "*errors.errorString",
+            "place order: reserve for 7: warehouse refused the connection",
+            "flattened",
+        ),
+        (
+            "*errors.joinError",
+            "reserve for 7: warehouse refused the connection\nrollback failed",
+            "wrapped",
+        ),
+        ("*fmt.wrapError", "reserve for 7: warehouse refused the connection", "kept"),
+        ("*errors.errorString", "upstream: {}", "replaced"),
+        ("*errors.errorString", "something went wrong", "replaced"),
+        ("*fmt.wrapError", "reserve for 7: wareho", "truncated"),
+        (
+            "*app.OrderError",
+            "no order: reserve for 7: warehouse refused the connection",
+            "not_determinable",
+        ),
+    ],
+)
+def test_the_go_type_tells_whether_an_error_was_wrapped(outer_type, outer_message, verdict):
+    assert hop_of(go_pair(outer_type, outer_message), 3)["verdict"] == verdict
+
+
+def test_an_exception_without_status_is_a_lost_status():
+    message = "reserve for 7: warehouse refused the connection"
+    row = hop_of(go_pair("*fmt.wrapError", message, outer={}), 3)
+    assert row["verdict"] == "status_lost"
+
+
+def test_a_bare_error_status_on_an_inner_span_is_a_lost_error():
+    assert hop_of(go_pair(None, None), 3)["verdict"] == "status_lost"
+
+
+def test_an_http_server_that_answers_500_has_kept_the_error():
+    row = hop_of(go_pair("*errors.errorString", "x"), 2)
+    assert row["verdict"] == "kept"
+
+
+def test_an_error_that_passes_a_silent_span_is_lost_there_and_found_again():
+    message = "warehouse refused the connection"
+    capture = (
+        Capture(**PYTHON)
+        .span(1, 1, name="order", duration=30, **ERROR)
+        .event(1, 1, exception_type="app.StockError", exception_message=message, time=at(29))
+        .span(1, 2, 1, name="quiet", start=1, duration=20)
+        .span(1, 3, 2, name="reserve", start=2, duration=18, **ERROR)
+        .event(1, 3, exception_type="app.StockError", exception_message=message, time=at(20))
+    )
+    hops = find_error_hops(capture.traces())
+    assert hops.select("hop", "child_span_id", "verdict").rows() == [
+        (0, span_id(3), "status_lost"),
+        (1, span_id(2), "kept"),
+    ]
+    assert hops["error_id"].n_unique() == 1
+
+
+def test_a_failed_child_under_a_parent_that_ended_well_is_swallowed():
+    capture = (
+        Capture(**PYTHON)
+        .span(1, 1, kind="SERVER", duration=30, http_response_status_code=200)
+        .span(1, 2, 1, name="reserve", start=2, duration=5, **ERROR)
+        .event(1, 2, exception_type="app.StockError", exception_message="refused", time=at(7))
+    )
+    row = hop_of(capture, 2)
+    assert row["verdict"] == "swallowed"
+    assert row["latency_cost_ns"] == 5 * MS
+
+
+def test_a_retry_that_succeeds_is_recovered_and_names_the_attempt():
+    capture = (
+        Capture(**GO)
+        .span(1, 1, name="fetch", duration=30)
+        .span(1, 2, 1, name="HTTP GET", kind="CLIENT", start=1, duration=5, **ERROR)
+        .span(1, 3, 1, name="HTTP GET", kind="CLIENT", start=7, duration=5, resend_count=1)
+    )
+    row = hop_of(capture, 2)
+    assert (row["verdict"], row["recovered_by_span_id"]) == ("recovered", span_id(3))
+    assert row["confidence"] > 0.9
+
+
+def test_another_call_of_the_same_name_to_another_target_is_no_retry():
+    def url(path):
+        return f'{{"url.full":"http://stock:80{path}"}}'
+
+    capture = (
+        Capture(**PYTHON)
+        .span(1, 1, name="fetch", duration=30)
+        .span(1, 2, 1, name="GET", kind="CLIENT", start=1, attributes=url("/a"), **ERROR)
+        .span(1, 3, 1, name="GET", kind="CLIENT", start=12, attributes=url("/b"))
+    )
+    assert hop_of(capture, 2)["verdict"] == "swallowed"
+
+
+def test_a_hedged_request_that_lost_the_race_is_recovered():
+    capture = (
+        Capture(sdk_language="nodejs")
+        .span(1, 1, name="any", duration=30)
+        .span(1, 2, 1, name="GET", kind="CLIENT", start=1, status_message="aborted", **ERROR)
+        .span(1, 3, 1, name="GET", kind="CLIENT", start=1, duration=8)
+    )
+    assert hop_of(capture, 2)["verdict"] == "recovered"
+
+
+def test_one_shard_of_many_that_fails_is_not_recovered_by_the_others():
+    capture = Capture(**GO).span(1, 1, name="scatter", duration=30)
+    for shard in range(2, 6):
+        status = ERROR if shard == 2 else {}
+        capture.span(
+            1, shard, 1, name="shard", start=1, attributes=f'{{"app.shard":{shard}}}', **status
+        )
+    assert hop_of(capture, 2)["verdict"] == "swallowed"
+
+
+def test_all_attempts_that_fail_are_kept_by_the_parent_that_reports_them():
+    capture = Capture(**GO).span(
+        1, 1, name="fetch", duration=40, status_message="no price after three attempts", **ERROR
+    )
+    for attempt in range(3):
+        capture.span(
+            1,
+            2 + attempt,
+            1,
+            name="HTTP GET",
+            kind="CLIENT",
+            start=1 + 11 * attempt,
+            http_response_status_code=503,
+            **ERROR,
+        )
+    hops = find_error_hops(capture.traces())
+    assert hops["verdict"].to_list() == ["kept"] * 3
+
+
+def test_a_python_group_wraps_each_of_its_members():
+    stack = (
+        "  + Exception Group Traceback (most recent call last):\n"
+        '  |   File "/app/shop.py", line 3, in order\n'
+        "  | ExceptionGroup: order not placed (2 sub-exceptions)\n"
+        "  +-+---------------- 1 ----------------\n"
+        "    | Traceback (most recent call last):\n"
+        '    |   File "/app/shop.py", line 9, in part\n'
+        "    | shop.StockError: part 1 is missing\n"
+        "    +---------------- 2 ----------------\n"
+        "    | Traceback (most recent call last):\n"
+        '    |   File "/app/shop.py", line 9, in part\n'
+        "    | shop.StockError: part 2 is missing\n"
+        "    +------------------------------------\n"
+    )
+    capture = (
+        Capture(**PYTHON)
+        .span(1, 1, name="order", duration=30, **ERROR)
+        .event(
+            1,
+            1,
+            exception_type="ExceptionGroup",
+            exception_message="order not placed (2 sub-exceptions)",
+            exception_stacktrace=stack,
+        )
+    )
+    for part in (1, 2):
+        capture.span(1, 1 + part, 1, name="part", start=1, **ERROR)
+        capture.event(
+            1,
+            1 + part,
+            exception_type="shop.StockError",
+            exception_message=f"part {part} is missing",
+        )
+    assert find_error_hops(capture.traces())["verdict"].to_list() == ["wrapped", "wrapped"]
+
+
+@pytest.mark.parametrize(
+    ("outer", "verdict"),
+    [
+        (["shop.StockError: cannot reserve", "shop.OrderError: order not placed"], "wrapped"),
+        (["shop.OrderError: order not placed: cannot reserve"], "flattened"),
+        (["RuntimeError: cannot reserve"], "flattened"),
+        (["shop.OrderError: something went wrong"], "replaced"),
+        (["shop.StockError: cannot reserve"], "kept"),
+    ],
+)
+def test_the_python_stack_tells_what_the_outer_layer_made_of_it(outer, verdict):
+    kind, _, message = outer[-1].partition(": ")
+    capture = (
+        Capture(**PYTHON)
+        .span(1, 1, name="order", duration=30, status_message=outer[-1], **ERROR)
+        .event(
+            1,
+            1,
+            exception_type=kind,
+            exception_message=message,
+            exception_stacktrace=python_stack(*outer),
+        )
+        .span(1, 2, 1, name="reserve", start=1, **ERROR)
+        .event(
+            1,
+            2,
+            exception_type="shop.StockError",
+            exception_message="cannot reserve",
+            exception_stacktrace=python_stack("shop.StockError: cannot reserve"),
+        )
+    )
+    assert hop_of(capture, 2)["verdict"] == verdict
+
+
+def test_a_cause_in_node_cannot_be_seen_and_is_not_called_lost():
+    stack = "Error: checkout failed\n    at h (/app/a.js:3:7)\n"
+    capture = (
+        Capture(sdk_language="nodejs")
+        .span(1, 1, name="checkout", duration=30, **ERROR)
+        .event(
+            1,
+            1,
+            exception_type="Error",
+            exception_message="checkout failed",
+            exception_stacktrace=stack,
+        )
+        .span(1, 2, 1, name="query", start=1, **ERROR)
+        .event(1, 2, exception_type="ECONNREFUSED", exception_message="connect ECONNREFUSED")
+    )
+    assert hop_of(capture, 2)["verdict"] == "not_determinable"
+
+
+@pytest.mark.parametrize("recovered", [True, False])
+def test_a_go_panic_leaves_its_span_without_a_status(recovered):
+    server = {"http_response_status_code": 500, **ERROR} if recovered else {}
+    panic = {"exception_type": "*fmt.wrapError", "exception_message": "divided by zero"}
+    capture = (
+        Capture(**GO)
+        .span(1, 1, kind="SERVER", duration=30, **server)
+        .span(1, 2, 1, name="divide stock", start=1, duration=5)
+        .event(1, 2, time=at(5.9), **panic)
+    )
+    if not recovered:
+        capture.event(1, 1, time=at(29.9), **panic)
+    assert hop_of(capture, 2)["verdict"] == "status_lost"
+
+
+def test_a_handled_exception_noted_on_a_span_is_no_error():
+    capture = (
+        Capture(**PYTHON)
+        .span(1, 1, kind="SERVER", duration=30)
+        .span(1, 2, 1, start=1, duration=20)
+        .event(1, 2, exception_type="KeyError", exception_message="'k'", time=at(3))
+    )
+    assert find_error_hops(capture.traces()).is_empty()
+
+
+def test_an_error_answered_as_4xx_is_not_swallowed():
+    capture = (
+        Capture(**PYTHON)
+        .span(1, 1, kind="SERVER", duration=30, http_response_status_code=404)
+        .span(1, 2, 1, start=1, **ERROR)
+        .event(1, 2, exception_type="shop.NotFound", exception_message="no such item")
+    )
+    assert hop_of(capture, 2)["verdict"] == "kept"
+
+
+def test_a_producer_does_not_learn_of_its_consumers_error():
+    capture = (
+        Capture(**PYTHON)
+        .span(1, 1, kind="PRODUCER", duration=2, messaging_system="kafka")
+        .span(1, 2, 1, kind="CONSUMER", start=50, service="worker", **ERROR)
+    )
+    assert hop_of(capture, 2)["verdict"] == "not_determinable"
+
+
+def test_an_error_of_a_child_that_outlived_its_parent_could_not_be_known():
+    capture = (
+        Capture(**PYTHON)
+        .span(1, 1, kind="SERVER", duration=10)
+        .span(1, 2, 1, name="warm cache", start=8, duration=100, **ERROR)
+    )
+    assert hop_of(capture, 2)["verdict"] == "not_determinable"
+
+
+def test_an_error_under_a_missing_parent_is_not_determinable():
+    capture = Capture(**PYTHON).span(1, 2, 99, **ERROR)
+    row = hop_of(capture, 2)
+    assert (row["verdict"], row["parent_span_id"]) == ("not_determinable", span_id(99))
+
+
+def test_an_error_on_a_detached_root_is_carried_to_the_proposed_parent():
+    capture = (
+        Capture(**PYTHON)
+        .span(1, 1, kind="SERVER", duration=30, http_response_status_code=200)
+        .span(2, 2, None, name="price", start=1, duration=5, **ERROR)
+    )
+    row = {
+        "break_id": "b1",
+        "kind": "detached_root",
+        "trace_id": f"{2:032x}",
+        "span_id": span_id(2),
+        "boundary": "thread",
+        "proposed_trace_id": f"{1:032x}",
+        "proposed_span_id": span_id(1),
+        "proposed_confidence": 0.8,
+    }
+    breaks = schema.conform(pl.DataFrame([row]), schema.BREAKS)
+    found = hop_of(capture, 2, breaks=breaks)
+    assert found["via_break_id"] == "b1"
+    assert found["boundary"] == "thread"
+    assert found["confidence"] <= 0.8
+
+
+def test_an_error_keeps_its_id_over_services_and_counts_its_hops():
+    capture = (
+        Capture()
+        .span(
+            1,
+            1,
+            kind="SERVER",
+            service="front",
+            duration=40,
+            http_response_status_code=502,
+            **ERROR,
+        )
+        .span(
+            1,
+            2,
+            1,
+            kind="CLIENT",
+            service="front",
+            start=1,
+            duration=30,
+            http_response_status_code=500,
+            **ERROR,
+        )
+        .span(
+            1,
+            3,
+            2,
+            kind="SERVER",
+            service="stock",
+            start=2,
+            duration=20,
+            http_response_status_code=500,
+            **ERROR,
+        )
+        .span(1, 4, 3, service="stock", start=3, **ERROR)
+        .event(1, 4, exception_type="app.StockError", exception_message="warehouse closed")
+    )
+    hops = find_error_hops(capture.traces())
+    assert hops["error_id"].n_unique() == 1
+    assert hops["hop"].to_list() == [0, 1, 2]
+    assert hops["verdict"].to_list() == ["kept", "kept", "kept"]
+
+
+def test_parents_in_a_circle_end_in_bounded_time():
+    capture = Capture().span(1, 1, 2, **ERROR).span(1, 2, 1, **ERROR)
+    assert find_error_hops(capture.traces()).height == 2
+
+
+def test_a_capture_without_errors_has_no_hops():
+    assert find_error_hops(Capture().span(1, 1).span(1, 2, 1).traces()).is_empty()

@@ -1,0 +1,133 @@
+"""Later and parallel attempts: which failed span was made good by a sibling."""
+
+from typing import Final
+
+import polars as pl
+
+_SECONDS_NS: Final = 1_000_000_000
+TOLERANCE_NS: Final = 1_000_000
+"""How far a later attempt may start before the failed one has ended: one process, one
+clock, but clocks of a millisecond exist."""
+
+_TARGETS: Final = (
+    "url.full",
+    "http.url",
+    "url.path",
+    "http.target",
+    "db.query.text",
+    "db.statement",
+    "messaging.message.id",
+    "rpc.method",
+)
+_CANCELLED: Final = r"(?i)cancel|abort"
+
+
+def attribute(key: str) -> pl.Expr:
+    """Read one text or number attribute out of the JSON text of `attributes`."""
+    escaped = key.replace(".", r"\.")
+    pattern = rf'"{escaped}":\s?\[?(?:"((?:[^"\\]|\\.)*)"|(-?[0-9.]+))'
+    column = pl.col("attributes")
+    return pl.coalesce(column.str.extract(pattern, 1), column.str.extract(pattern, 2))
+
+
+def target() -> pl.Expr:
+    """Return what a call was aimed at, host aside: attempts of one request agree in it."""
+    found = pl.coalesce([attribute(key) for key in _TARGETS])
+    return found.str.replace(r"^[a-z]+://[^/]*", "")
+
+
+def find_recoveries(failed: pl.DataFrame, siblings: pl.DataFrame) -> pl.DataFrame:
+    """Find the sibling that made a failed span good.
+
+    Parameters
+    ----------
+    failed : pl.DataFrame
+        Columns row, up_trace, up_span, span_id, kind, service_name, operation, start, end
+        (ns), target, resend, settings, cancelled, up_end.
+    siblings : pl.DataFrame
+        All children of the same parents, the same columns and ``succeeded``.
+
+    Returns
+    -------
+    pl.DataFrame
+        row, recovered_by, recovery_confidence, recovery_reason: rows that were made good.
+    """
+    key = ["up_trace", "up_span", "kind", "service_name", "operation"]
+    others = siblings.filter(pl.col("succeeded")).select(
+        *key,
+        pl.col("span_id").alias("other"),
+        pl.col("start").alias("other_start"),
+        pl.col("end").alias("other_end"),
+        pl.col("target").alias("other_target"),
+        pl.col("resend").alias("other_resend"),
+        pl.col("settings").alias("other_settings"),
+    )
+    later = pl.col("other_start") >= pl.col("end") - TOLERANCE_NS
+    earlier = pl.col("other_end") <= pl.col("start") + TOLERANCE_NS
+    same = pl.col("target") == pl.col("other_target")
+    resent = pl.col("other_resend").fill_null(0) > pl.col("resend").fill_null(0)
+    alike = (same | pl.col("target").is_null()) & pl.col("settings").eq_missing(
+        pl.col("other_settings")
+    )
+    pairs = failed.join(others, on=key, how="inner", nulls_equal=True).filter(
+        same.fill_null(value=True), pl.col("other") != pl.col("span_id")
+    )
+    facts = (
+        pairs.sort("row", "other_start", "other")
+        .group_by("row", maintain_order=True)
+        .agg(
+            pl.col("other").filter(later).first().alias("later"),
+            (resent & later).any().alias("resent"),
+            (same.fill_null(value=False) & later).any().alias("same_target"),
+            later.sum().alias("n_later"),
+            (earlier & ~later).sum().alias("n_earlier"),
+            pl.col("other").filter(~later & ~earlier & alike).first().alias("beside"),
+            (~later & ~earlier & alike).sum().alias("n_beside"),
+            pl.len().alias("n_success"),
+            pl.col("cancelled").first(),
+        )
+    )
+    hedged = pl.col("later").is_null() & (pl.col("n_beside") == 1) & (pl.col("n_success") == 1)
+    hedged = hedged | (pl.col("later").is_null() & (pl.col("n_beside") > 0) & pl.col("cancelled"))
+    return (
+        facts.with_columns(hedged.alias("hedged"))
+        .filter(pl.col("later").is_not_null() | pl.col("hedged"))
+        .select(
+            "row",
+            pl.coalesce("later", pl.col("beside")).alias("recovered_by"),
+            pl.when("hedged")
+            .then(pl.when("cancelled").then(0.85).otherwise(0.6))
+            .when("resent")
+            .then(0.97)
+            .when("same_target")
+            .then(0.95)
+            .when((pl.col("n_earlier") == 0) & (pl.col("n_later") == 1))
+            .then(0.88)
+            .when(pl.col("n_earlier") == 0)
+            .then(0.65)
+            .otherwise(0.55)
+            .alias("recovery_confidence"),
+            pl.when("hedged")
+            .then(pl.lit("a parallel attempt of the same operation succeeded"))
+            .when("resent")
+            .then(pl.lit("a later attempt with a higher resend count succeeded"))
+            .when("same_target")
+            .then(pl.lit("a later sibling with the same operation and target succeeded"))
+            .otherwise(pl.lit("a later sibling with the same operation succeeded"))
+            .alias("recovery_reason"),
+        )
+    )
+
+
+def settings() -> pl.Expr:
+    """Attributes without what differs between parallel attempts: peers, threads, counts."""
+    volatile = (
+        r'"(?:thread|network|server|net|url|http|code|client|peer|user_agent)[._][^"]*":'
+        r'(?:"(?:[^"\\]|\\.)*"|[^,}"]*),?'
+    )
+    return pl.col("attributes").str.replace_all(volatile, "").str.strip_chars(",{} ")
+
+
+def cancelled(*texts: pl.Expr) -> pl.Expr:
+    """Whether one of the texts speaks of a cancelled attempt."""
+    return pl.any_horizontal(text.str.contains(_CANCELLED).fill_null(value=False) for text in texts)

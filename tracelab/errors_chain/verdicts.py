@@ -1,0 +1,239 @@
+"""The verdict of each hop, from what both spans say and what else was done about it."""
+
+from typing import Final
+
+import polars as pl
+
+from tracelab import schema
+from tracelab.errors_chain.comparing import POSITIVE
+
+_CALL_KINDS: Final = ["SERVER", "CLIENT", "CONSUMER", "PRODUCER"]
+
+Case = tuple[pl.Expr, pl.Expr | str, pl.Expr | float, pl.Expr | str]
+
+
+def judge(hops: pl.DataFrame) -> pl.DataFrame:
+    """Add verdict, confidence and reasons; rows that are no failure at all fall away.
+
+    Parameters
+    ----------
+    hops : pl.DataFrame
+        Rows with both sides' evidence, the relation of their texts, the recovery, and
+        what stands further up (``above_relation``).
+
+    Returns
+    -------
+    pl.DataFrame
+        The rows with verdict, confidence, reason, reason_more, reason_bridge.
+    """
+    cases = [*_borders(), *_weak(), *_failing_parent(), *_quiet_parent()]
+    verdict, confidence, reason = _none(pl.String), _none(pl.Float64), _none(pl.String)
+    for condition, word, probability, why in reversed(cases):
+        met = pl.when(condition.fill_null(value=False))
+        verdict = met.then(pl.lit(word) if isinstance(word, str) else word).otherwise(verdict)
+        chance = pl.lit(probability) if isinstance(probability, float) else probability
+        confidence = met.then(chance).otherwise(confidence)
+        reason = met.then(pl.lit(why) if isinstance(why, str) else why).otherwise(reason)
+    bridged = pl.col("via_break_id").is_not_null()
+    told = pl.concat_str(
+        pl.lit("parent "),
+        pl.col("up_name").fill_null("?"),
+        pl.lit(": status "),
+        pl.col("up_status_code").fill_null("UNSET"),
+        pl.concat_str(pl.lit(", HTTP "), pl.col("up_http_response_status_code")).fill_null(""),
+        pl.when("up_has_log").then(pl.lit(", exception in a log")).otherwise(pl.lit("")),
+    )
+    return (
+        hops.with_columns(
+            verdict.alias("verdict"), confidence.alias("confidence"), reason.alias("reason")
+        )
+        .filter(pl.col("verdict").is_not_null())
+        .with_columns(
+            pl.when("up_present").then(told).alias("reason_more"),
+            (pl.col("confidence") * pl.col("bridge")).alias("confidence"),
+            pl.when(bridged)
+            .then(pl.lit("the parent is proposed, not recorded: the trace breaks here"))
+            .alias("reason_bridge"),
+        )
+    )
+
+
+def _none(dtype: schema.ColumnType) -> pl.Expr:
+    return pl.lit(None, dtype)
+
+
+def _borders() -> list[Case]:
+    """Hops whose other side is not in the capture."""
+    return [
+        (
+            ~pl.col("up_present"),
+            "not_determinable",
+            0.95,
+            "the parent span is not in the capture",
+        )
+    ]
+
+
+def _shown() -> pl.Expr:
+    return pl.any_horizontal("up_is_error", "up_is_5xx", "up_has_exception")
+
+
+def _weak() -> list[Case]:
+    """Child with an exception that left it but no status: a panic, or a forgotten status."""
+    weak = pl.col("is_weak")
+    return [
+        (
+            weak & (_shown() | pl.col("above_relation").is_not_null()),
+            "status_lost",
+            0.85,
+            "the exception left the child, whose status was never set",
+        ),
+        (weak, _none(pl.String), _none(pl.Float64), _none(pl.String)),
+    ]
+
+
+def _failing_parent() -> list[Case]:
+    """Parent has status ERROR: what it tells decides."""
+    error = pl.col("up_is_error")
+    positive = pl.col("relation").is_in(POSITIVE)
+    remote = pl.col("boundary").is_in(["network", "queue"])
+    typed = pl.any_horizontal(
+        pl.col("up_kind").is_in(_CALL_KINDS),
+        pl.col("up_http_response_status_code").is_not_null(),
+        pl.col("up_rpc_system").is_not_null(),
+        pl.col("up_error_type").is_not_null(),
+    )
+    relation = (pl.col("relation"), pl.col("relation_confidence"), pl.col("relation_reason"))
+    silent = ~pl.col("up_tells")
+    made_good = pl.col("recovered_by").is_not_null()
+    recovered = ("recovered", pl.col("recovery_confidence") * 0.9, pl.col("recovery_reason"))
+    text_kept = pl.col("relation").is_in(["kept", "wrapped", "truncated"])
+    return [
+        (error & positive & (text_kept | ~remote), *relation),
+        (error & made_good, *recovered),
+        (
+            error & remote & (pl.col("tells") | pl.col("up_tells")),
+            "kept",
+            0.8,
+            "the failure crossed to the caller as a status; texts do not cross by themselves",
+        ),
+        (
+            error & pl.col("tells") & ~silent & pl.col("up_explained") & ~positive,
+            "replaced",
+            0.7,
+            "the parent reports the error of another child",
+        ),
+        (error & pl.col("tells") & ~silent, *relation),
+        (
+            error & silent & typed,
+            "kept",
+            0.8,
+            "the parent's status says so; calls record a status, not the text",
+        ),
+        (
+            error & silent & pl.col("tells"),
+            "status_lost",
+            0.85,
+            "the parent has status ERROR but neither exception, message nor error.type",
+        ),
+        (error, "kept", 0.75, "both spans have status ERROR; the child told no text to compare"),
+    ]
+
+
+def _quiet_parent() -> list[Case]:
+    """Parent without status ERROR: lost on the way, made good, or swallowed."""
+    positive = pl.col("relation").is_in(POSITIVE)
+    made_good = pl.col("recovered_by").is_not_null()
+    recovered = ("recovered", pl.col("recovery_confidence"), pl.col("recovery_reason"))
+    explicit = pl.col("up_status_code") == "OK"
+    called = (pl.col("up_kind") == "CLIENT") & (pl.col("kind") == "SERVER")
+    queued = (pl.col("boundary") == "queue") | (
+        pl.col("up_kind").is_in(["PRODUCER"]) | (pl.col("kind") == "CONSUMER")
+    )
+    outlives = (pl.col("end_time") > pl.col("up_end_time")) & ~called
+    above = pl.col("above_relation")
+    return [
+        (
+            pl.col("up_is_5xx"),
+            "status_lost",
+            0.9,
+            "the parent answered with 5xx but its status is not ERROR",
+        ),
+        (made_good, *recovered),
+        (
+            pl.col("up_is_4xx"),
+            "kept",
+            0.8,
+            "the parent answered with 4xx, whose status stays unset by convention",
+        ),
+        (
+            queued,
+            "not_determinable",
+            0.9,
+            "who sends a message does not learn of its consumer's errors",
+        ),
+        (
+            pl.col("up_has_exception") & positive & explicit,
+            "swallowed",
+            0.75,
+            "the parent recorded the error and then set status OK",
+        ),
+        (
+            pl.col("up_has_exception") & positive,
+            "status_lost",
+            0.92,
+            "the parent records this exception, but its status is not ERROR",
+        ),
+        (
+            outlives & above.is_null(),
+            "not_determinable",
+            0.8,
+            "the child ended after its parent, which could not know of the error",
+        ),
+        (
+            above.is_in(POSITIVE),
+            "status_lost",
+            0.88,
+            "the error stands again further up; this span let it pass without a word",
+        ),
+        (
+            pl.col("up_has_exception"),
+            "status_lost",
+            0.6,
+            "the parent records an exception, but its status is not ERROR",
+        ),
+        (
+            pl.col("up_error_type").is_not_null(),
+            "status_lost",
+            0.75,
+            "the parent has error.type, but its status is not ERROR",
+        ),
+        (
+            pl.col("is_4xx") & ~pl.col("has_exception"),
+            "not_determinable",
+            0.7,
+            "a 4xx answer may be an ordinary outcome for the caller",
+        ),
+        (
+            above.is_not_null() & ~pl.col("work_after").fill_null(value=False),
+            "status_lost",
+            0.6,
+            "nothing was done after the failure, and a span further up failed",
+        ),
+        (
+            pl.col("fallback_by").is_not_null(),
+            "recovered",
+            0.75,
+            "a sibling whose name says fallback succeeded afterwards",
+        ),
+        (
+            pl.lit(value=True),
+            "swallowed",
+            pl.when(above.is_not_null())
+            .then(0.65)
+            .when(pl.col("work_after").fill_null(value=False))
+            .then(0.85)
+            .otherwise(0.92),
+            "the child failed, its parent shows no error and ended well",
+        ),
+    ]
