@@ -411,6 +411,34 @@ def encode_request(request: dict[str, Any], ids: Ids) -> Iterator[tuple[Signal, 
             yield signal, _encode_message({name: request[name]}, root.full_name, ids)
 
 
+def encode_value(value: dict[str, Any]) -> tuple[str, bytes]:
+    """Write a canonical AnyValue that holds an array, a map or bytes as protobuf.
+
+    Parameters
+    ----------
+    value : dict
+        ``arrayValue``, ``kvlistValue`` or ``bytesValue``.
+
+    Returns
+    -------
+    field : str
+        Name of the AnyValue's field.
+    content : bytes
+        What stands in that field.
+
+    Raises
+    ------
+    KeyError
+        If it is a plain value.
+    """
+    if "bytesValue" in value:
+        return "bytes_value", base64.b64decode(value["bytesValue"])
+    package = "opentelemetry.proto.common.v1"
+    if "arrayValue" in value:
+        return "array_value", _encode_message(value["arrayValue"], f"{package}.ArrayValue", Ids())
+    return "kvlist_value", _encode_message(value["kvlistValue"], f"{package}.KeyValueList", Ids())
+
+
 def _encode_message(value: dict[str, Any], message: str, ids: Ids) -> bytes:
     fields = _fields(message)
     parts: list[bytes] = []
