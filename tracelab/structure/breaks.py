@@ -10,6 +10,7 @@ from tracelab.structure.detached import find_detached_roots
 from tracelab.structure.identity import find_cycles, find_duplicates, find_invalid_ids
 from tracelab.structure.orphans import find_orphans
 from tracelab.structure.skeleton import Skeleton
+from tracelab.structure.skew import clock_offsets, find_clock_skew
 from tracelab.structure.spine import Spine, build_spine
 from tracelab.structure.timing import find_client_roots, find_late_children
 from tracelab.traceset import TraceSet
@@ -82,17 +83,22 @@ def resolve_breaks(
     skeleton = Skeleton([bucket.spine for bucket in reduced])
     if not skeleton.n:
         return schema.empty(schema.BREAKS)
+    recorded = [find_clock_skew(skeleton), find_client_roots(skeleton)]
+    found = [skeleton.write_breaks(table) for table in recorded]
+    offsets = clock_offsets(skeleton)
+    if offsets.any():
+        skeleton = skeleton.on_one_clock(offsets)
     detached = find_detached_roots(skeleton)
-    found = [
+    analysed = [
         detached.found,
         find_orphans(skeleton, detached.claimed, min_confidence=min_confidence),
         find_duplicates(skeleton),
         find_cycles(skeleton),
         find_invalid_ids(skeleton),
-        find_client_roots(skeleton),
         find_late_children(skeleton, min_late_ns=min_late_ns),
     ]
-    return skeleton.write_breaks(pl.concat(found))
+    found.append(skeleton.write_breaks(pl.concat(analysed)))
+    return pl.concat(found).sort("time", "break_id", nulls_last=True)
 
 
 def find_breaks(

@@ -174,26 +174,15 @@ class Skeleton:
     """
 
     def __init__(self, spines: list[Spine]) -> None:
-        table = _stack([spine.spans for spine in spines])
-        self.table = table
-        self.n = table.height
         self.ops = _merge([spine.ops for spine in spines], OPS)
         self.processes = _merge([spine.processes for spine in spines], PROCESSES)
         self.peers = _merge([spine.peers for spine in spines], PEERS)
+        self._spread(_stack([spine.spans for spine in spines]))
         self.odd_ids = (
             pl.concat([spine.odd_ids for spine in spines])
             if spines
             else pl.DataFrame(schema=ODD_IDS)
         )
-        self.timed: Bools = table["_timed"].to_numpy()
-        self.start: Ints = table["start"].to_numpy()
-        self.end: Ints = table["end"].to_numpy()
-        self.parent: Ints = table["parent_row"].to_numpy()
-        self.state: npt.NDArray[np.uint8] = table["state"].to_numpy()
-        self.remote: npt.NDArray[np.int8] = table["remote"].to_numpy()
-        self.crossing: npt.NDArray[np.uint8] = table["crossing"].to_numpy()
-        self.op: Ints = _codes(table["op"], self.ops["op"])
-        self.process: Ints = _codes(table["process"], self.processes["process"])
         kinds = {kind: number for number, kind in enumerate(schema.KINDS)}
         self.op_kind: Ints = np.array(
             [kinds.get(kind or "", UNSPECIFIED) for kind in self.ops["kind"]], dtype=np.int64
@@ -205,6 +194,49 @@ class Skeleton:
             .to_numpy()
             .astype(np.int64)
         )
+
+    def _spread(self, table: pl.DataFrame) -> None:
+        """Lay the table out as arrays."""
+        self.table = table
+        self.n = table.height
+        self.raw_start: Ints = table["_raw_start"].to_numpy()
+        self.timed: Bools = table["_timed"].to_numpy()
+        self.start: Ints = table["start"].to_numpy()
+        self.end: Ints = table["end"].to_numpy()
+        self.parent: Ints = table["parent_row"].to_numpy()
+        self.state: npt.NDArray[np.uint8] = table["state"].to_numpy()
+        self.remote: npt.NDArray[np.int8] = table["remote"].to_numpy()
+        self.crossing: npt.NDArray[np.uint8] = table["crossing"].to_numpy()
+        self.op: Ints = _codes(table["op"], self.ops["op"])
+        self.process: Ints = _codes(table["process"], self.processes["process"])
+
+    def on_one_clock(self, offsets: Ints) -> "Skeleton":
+        """Return a copy whose times are corrected, in order of the corrected time.
+
+        Parameters
+        ----------
+        offsets : ndarray of int64
+            How far each process's clock is ahead, in nanoseconds.
+
+        Returns
+        -------
+        Skeleton
+            Rows stand in another order; ``raw_start`` keeps the recorded times.
+
+        Raises
+        ------
+        ValueError
+            If there is not one offset per process.
+        """
+        shift = pl.Series(offsets[self.process])
+        moved = self.table.with_columns(pl.col("start") - shift, pl.col("end") - shift)
+        corrected = Skeleton.__new__(Skeleton)
+        corrected.ops, corrected.processes = self.ops, self.processes
+        corrected.peers, corrected.odd_ids = self.peers, self.odd_ids
+        corrected.op_kind, corrected.op_service = self.op_kind, self.op_service
+        corrected.services = self.services
+        corrected._spread(_in_order(moved))
+        return corrected
 
     @cached_property
     def kind(self) -> Ints:
@@ -356,7 +388,7 @@ class Skeleton:
                 proposed_trace_id=pl.when(has_proposal).then(proposed["trace_id"]),
                 proposed_span_id=pl.when(has_proposal).then(proposed["span_id"]),
                 time=pl.when(pl.Series(self.timed[rows])).then(
-                    pl.Series(self.start[rows]).cast(schema.TIME)
+                    pl.Series(self.raw_start[rows]).cast(schema.TIME)
                 ),
             ).drop("row", "missing", "proposed_row"),
             schema.BREAKS,
@@ -409,14 +441,20 @@ def _stack(spines: list[pl.DataFrame]) -> pl.DataFrame:
         )
         offset += spine.height
     if not moved:
-        return pl.DataFrame(schema={**SPINE, "_timed": pl.Boolean})
+        return pl.DataFrame(schema={**SPINE, "_timed": pl.Boolean, "_raw_start": pl.Int64})
     table = pl.concat(moved, rechunk=False)
     known = pl.col("start").is_not_null() | pl.col("end").is_not_null()
     table = table.with_columns(
         pl.coalesce("start", "end", 0).alias("start"),
         pl.coalesce("end", "start", 0).alias("end"),
         known.alias("_timed"),
+        pl.coalesce("start", "end", 0).alias("_raw_start"),
     )
+    return _in_order(table)
+
+
+def _in_order(table: pl.DataFrame) -> pl.DataFrame:
+    """Sort by time and let parent rows follow."""
     order = (
         table.select(pl.arg_sort_by("start", "trace_hi", "trace_lo", "span", "end", "op"))
         .to_series()

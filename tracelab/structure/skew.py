@@ -1,0 +1,331 @@
+"""Clocks of two hosts, compared by the calls between them."""
+
+from typing import Final
+
+import numpy as np
+import polars as pl
+
+from tracelab import schema
+from tracelab.structure.missing import FAR
+from tracelab.structure.skeleton import CLIENT, SERVER, Ints, Skeleton, verdicts
+from tracelab.structure.spine import CROSSINGS, build_spine, take_rows
+from tracelab.traceset import TraceSet
+
+CLOCK_SKEWS: Final = pl.Schema(
+    {
+        "caller_clock": pl.String,
+        "callee_clock": pl.String,
+        "calls": pl.Int64,
+        "skew_ns": pl.Int64,
+        "uncertainty_ns": pl.Int64,
+        "certain": pl.Boolean,
+    }
+)
+"""``skew_ns`` is how far the callee's clock is ahead of the caller's; ``certain``: no delay of
+the network could make it zero."""
+
+MIN_SKEW_NS: Final = 500_000
+"""Below half a millisecond a skew explains nothing that an analysis would get wrong."""
+
+
+def clock_groups(skeleton: Skeleton) -> tuple[Ints, pl.Series]:
+    """Tell which processes share a clock: those of one host, else each for itself.
+
+    Parameters
+    ----------
+    skeleton : Skeleton
+        The capture.
+
+    Returns
+    -------
+    tuple of ndarray of int64 and pl.Series
+        Clock of each process, and the name of each clock.
+
+    Raises
+    ------
+    ValueError
+        Never.
+    """
+    processes = skeleton.processes
+    named = processes.select(
+        pl.coalesce(
+            "host_name",
+            pl.concat_str(
+                pl.col("service_name").fill_null("?"),
+                pl.coalesce(
+                    "service_instance_id", pl.col("process_pid").cast(pl.String), pl.lit("")
+                ),
+                separator=" ",
+            ),
+        ).str.strip_chars_end()
+    ).to_series()
+    names = named.unique().sort()
+    return names.search_sorted(named).to_numpy().astype(np.int64), names
+
+
+def measure_skews(skeleton: Skeleton) -> pl.DataFrame:
+    """Estimate the skew of each pair of clocks from client and server spans.
+
+    A server span begins after its client's and ends before it. With the callee's clock ahead by
+    s, the start gap is at least s and the end gap at least -s, so both bound it; the 5th
+    percentiles are taken instead of the least values, because a client may give up waiting.
+
+    Parameters
+    ----------
+    skeleton : Skeleton
+        The capture.
+
+    Returns
+    -------
+    pl.DataFrame
+        ``caller``, ``callee`` (clocks), ``calls``, ``low``, ``high`` (bounds in nanoseconds),
+        sorted.
+
+    Raises
+    ------
+    ValueError
+        Never.
+    """
+    rows = _calls(skeleton)
+    parent = skeleton.parent[rows]
+    clock, _ = clock_groups(skeleton)
+    return (
+        pl.DataFrame(
+            {
+                "caller": clock[skeleton.process[parent]],
+                "callee": clock[skeleton.process[rows]],
+                "start_gap": skeleton.start[rows] - skeleton.start[parent],
+                "end_gap": skeleton.end[parent] - skeleton.end[rows],
+            }
+        )
+        .filter(pl.col("caller") != pl.col("callee"))
+        .group_by("caller", "callee")
+        .agg(
+            pl.len().cast(pl.Int64).alias("calls"),
+            pl.col("start_gap").quantile(0.05).alias("high"),
+            (-pl.col("end_gap").quantile(0.05)).alias("low"),
+            # Most calls must say so: one slow answer after a timeout proves nothing.
+            (pl.col("start_gap").quantile(0.75) < 0).alias("starts_before"),
+            (pl.col("end_gap").quantile(0.75) < 0).alias("ends_after"),
+        )
+        .sort("caller", "callee")
+    )
+
+
+def _calls(skeleton: Skeleton) -> Ints:
+    rows = skeleton.intact
+    parent = skeleton.parent[rows]
+    keep = (
+        (skeleton.kind[rows] == SERVER)
+        & (skeleton.kind[parent] == CLIENT)
+        & FAR[skeleton.crossing[rows]]
+        & skeleton.timed[rows]
+        & skeleton.timed[parent]
+    )
+    calls: Ints = rows[keep]
+    return calls
+
+
+def _certain(pairs: pl.DataFrame, *, min_calls: int) -> pl.DataFrame:
+    """Pairs whose bounds exclude zero, with the estimate and half the width of the bounds."""
+    middle = (pl.col("low") + pl.col("high")) / 2
+    width = ((pl.col("high") - pl.col("low")) / 2).abs()
+    behind = (pl.col("high") < 0) & pl.col("starts_before")
+    ahead = (pl.col("low") > 0) & pl.col("ends_after")
+    return pairs.with_columns(
+        skew=middle,
+        uncertainty=width,
+        certain=(behind | ahead) & (pl.col("calls") >= min_calls) & (middle.abs() >= MIN_SKEW_NS),
+    )
+
+
+def clock_offsets(skeleton: Skeleton, *, min_calls: int = 3) -> Ints:
+    """Return how far each process's clock is ahead of the reference; 0 where nothing proves it.
+
+    Clocks that certain skews connect form a group; the clock with most calls in it is taken as
+    right, because at most one of many is usually wrong.
+
+    Parameters
+    ----------
+    skeleton : Skeleton
+        The capture.
+    min_calls : int
+        Least calls between two clocks.
+
+    Returns
+    -------
+    ndarray of int64
+        Nanoseconds per process.
+
+    Raises
+    ------
+    ValueError
+        Never.
+    """
+    clock, names = clock_groups(skeleton)
+    pairs = _certain(measure_skews(skeleton), min_calls=min_calls)
+    if not pairs["certain"].any():
+        return np.zeros(skeleton.processes.height, np.int64)
+    offset = np.zeros(len(names))
+    placed = np.zeros(len(names), bool)
+    weight = np.zeros(len(names))
+    sure = pairs.filter(pl.col("calls") >= min_calls)
+    skewed = np.zeros(len(names))
+    for caller, callee, calls, certain in sure.select(
+        "caller", "callee", "calls", "certain"
+    ).rows():
+        weight[[caller, callee]] += calls if not certain else 0
+        skewed[[caller, callee]] += calls if certain else 0
+    neighbours: dict[int, list[tuple[int, float]]] = {}
+    for caller, callee, skew, certain in sure.select("caller", "callee", "skew", "certain").rows():
+        step = skew if certain else 0.0
+        neighbours.setdefault(caller, []).append((callee, step))
+        neighbours.setdefault(callee, []).append((caller, -step))
+    # The clock that agrees with most of its neighbours stands first.
+    for first in np.argsort(skewed - weight, kind="stable"):
+        if placed[first] or int(first) not in neighbours:
+            continue
+        placed[first] = True
+        queue = [int(first)]
+        while queue:
+            here = queue.pop(0)
+            for other, step in neighbours[here]:
+                if not placed[other]:
+                    placed[other] = True
+                    offset[other] = offset[here] + step
+                    queue.append(other)
+    return offset[clock].astype(np.int64)
+
+
+def find_clock_skew(skeleton: Skeleton, *, min_calls: int = 3) -> pl.DataFrame:
+    """Find calls whose server span lies outside its client's because clocks differ.
+
+    Parameters
+    ----------
+    skeleton : Skeleton
+        The capture, with times as recorded.
+    min_calls : int
+        Least calls between two clocks.
+
+    Returns
+    -------
+    pl.DataFrame
+        Schema `VERDICTS`, severity info: one row per server span that begins before or ends
+        after its client, between clocks that certainly differ.
+
+    Raises
+    ------
+    SchemaError
+        Never.
+    """
+    pairs = _certain(measure_skews(skeleton), min_calls=min_calls).filter("certain")
+    if not pairs.height:
+        return verdicts(pl.DataFrame(schema={"row": pl.Int64, "kind": pl.String}))
+    rows = _calls(skeleton)
+    parent = skeleton.parent[rows]
+    outside = (skeleton.start[rows] < skeleton.start[parent]) | (
+        skeleton.end[rows] > skeleton.end[parent]
+    )
+    rows, parent = rows[outside], parent[outside]
+    clock, names = clock_groups(skeleton)
+    table = pl.DataFrame(
+        {
+            "row": rows,
+            "caller": clock[skeleton.process[parent]],
+            "callee": clock[skeleton.process[rows]],
+            "crossing": skeleton.crossing[rows],
+            "from_service": skeleton.service_names(skeleton.service[parent]),
+            "to_service": skeleton.service_names(skeleton.service[rows]),
+        }
+    ).join(pairs, on=["caller", "callee"], how="inner", maintain_order="left")
+    words = pl.DataFrame(CROSSINGS, schema=["boundary", "_evidence"], orient="row")
+    return verdicts(
+        table.hstack(take_rows(words, table["crossing"])).with_columns(
+            kind=pl.lit("clock_skew"),
+            severity=pl.lit("info"),
+            confidence=pl.lit(0.95),
+            evidence=pl.concat_list(
+                pl.format(
+                    "the clock of {} is {} ms ahead of that of {} (± {} ms, from {} calls)",
+                    names.gather(table["callee"]).alias("callee_name"),
+                    (pl.col("skew") / 1e6).round(3),
+                    names.gather(table["caller"]).alias("caller_name"),
+                    (pl.col("uncertainty") / 1e6).round(3),
+                    "calls",
+                )
+            ),
+        )
+    )
+
+
+def estimate_clock_skew(traces: TraceSet, *, min_calls: int = 3) -> pl.DataFrame:
+    """Estimate how far clocks are apart, per pair of hosts that call each other.
+
+    Parameters
+    ----------
+    traces : TraceSet
+        A capture.
+    min_calls : int
+        Least calls between two hosts for a skew to be certain.
+
+    Returns
+    -------
+    pl.DataFrame
+        ``caller_clock``, ``callee_clock`` (host name, or service and instance where hosts are
+        not recorded), ``calls``, ``skew_ns`` (callee ahead of caller), ``uncertainty_ns``,
+        ``certain``. A pair within what network delay explains is there with ``certain`` false.
+
+    Raises
+    ------
+    SchemaError
+        Never for a `TraceSet`.
+    """
+    skeleton = Skeleton([build_spine(traces)])
+    _, names = clock_groups(skeleton)
+    pairs = _certain(measure_skews(skeleton), min_calls=min_calls)
+    return schema.conform(
+        pairs.select(
+            caller_clock=names.gather(pairs["caller"]),
+            callee_clock=names.gather(pairs["callee"]),
+            calls="calls",
+            skew_ns=pl.col("skew").round().cast(pl.Int64),
+            uncertainty_ns=pl.col("uncertainty").round().cast(pl.Int64),
+            certain="certain",
+        ),
+        CLOCK_SKEWS,
+    )
+
+
+def correct_times(traces: TraceSet, *, min_calls: int = 3) -> pl.DataFrame:
+    """Return the spans with times on one clock in two more columns; raw times stay.
+
+    Parameters
+    ----------
+    traces : TraceSet
+        A capture.
+    min_calls : int
+        See `estimate_clock_skew`.
+
+    Returns
+    -------
+    pl.DataFrame
+        ``traces.spans`` with ``corrected_start_time``, ``corrected_end_time`` and
+        ``clock_offset_ns`` (0 where no skew is certain).
+
+    Raises
+    ------
+    SchemaError
+        Never for a `TraceSet`.
+    """
+    spine = build_spine(traces)
+    skeleton = Skeleton([spine])
+    offsets = clock_offsets(skeleton, min_calls=min_calls)
+    table = pl.DataFrame({"process": skeleton.processes["process"], "clock_offset_ns": offsets})
+    mine = spine.spans.select("process").join(
+        table, on="process", how="left", maintain_order="left"
+    )["clock_offset_ns"]
+    shift = pl.duration(nanoseconds=pl.col("clock_offset_ns"), time_unit="ns")
+    return traces.spans.with_columns(mine.cast(pl.Int64)).with_columns(
+        corrected_start_time=pl.col("start_time") - shift,
+        corrected_end_time=pl.col("end_time") - shift,
+    )
