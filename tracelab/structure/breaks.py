@@ -8,6 +8,7 @@ from tracelab import schema
 from tracelab.exceptions import ParameterError
 from tracelab.structure.detached import find_detached_roots
 from tracelab.structure.identity import find_cycles, find_duplicates, find_invalid_ids
+from tracelab.structure.leaks import find_wrong_parents
 from tracelab.structure.orphans import find_orphans
 from tracelab.structure.skeleton import Skeleton
 from tracelab.structure.skew import clock_offsets, find_clock_skew
@@ -91,6 +92,7 @@ def resolve_breaks(
     detached = find_detached_roots(skeleton)
     analysed = [
         detached.found,
+        find_wrong_parents(skeleton),
         find_orphans(skeleton, detached.claimed, min_confidence=min_confidence),
         find_duplicates(skeleton),
         find_cycles(skeleton),

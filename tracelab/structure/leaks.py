@@ -1,0 +1,227 @@
+"""Children that hang under a parent of another request: a context that leaked.
+
+A worker that still holds the context of an earlier request makes no orphan and no root. What
+gives it away: request or tenant ids that differ from the parent's, an operation under a parent
+that never else has it, a start after the parent's end where that never happens else, and a
+caller elsewhere that waits for just this call.
+"""
+
+from typing import Final
+
+import numpy as np
+import polars as pl
+
+from tracelab.structure.boundaries import boundary_between
+from tracelab.structure.calls import Answer, CallerClass, answer, candidate_pairs, known_calls
+from tracelab.structure.missing import FAR
+from tracelab.structure.skeleton import Bools, Floats, Ints, Skeleton, verdicts
+from tracelab.structure.spine import take_rows
+
+RARE: Final = 0.02
+"""At most this share of an operation's spans may look like this for it to be unusual."""
+
+MIN_USUAL: Final = 20
+"""Least spans of an operation before anything about it is unusual."""
+
+_TOLERANCE_NS: Final = 100_000
+_DOUBTS: Final = pl.Schema(
+    {
+        "row": pl.Int64,
+        "op": pl.Int64,
+        "request": pl.Boolean,
+        "tenant": pl.Boolean,
+        "strange": pl.Boolean,
+        "late": pl.Boolean,
+        "late_ms": pl.Float64,
+    }
+)
+
+
+def find_wrong_parents(skeleton: Skeleton, *, min_probability: float = 0.8) -> pl.DataFrame:
+    """Find children whose parent belongs to another request.
+
+    Fire and forget, retries and rare code paths are legal: an unusual place alone is no
+    verdict. It takes ids that conflict, or a place that is strange both in kind and in time,
+    or a caller elsewhere that fits with `min_probability`.
+
+    Parameters
+    ----------
+    skeleton : Skeleton
+        The capture, on one clock.
+    min_probability : float
+        Least probability of another caller where ids say nothing.
+
+    Returns
+    -------
+    pl.DataFrame
+        Schema `VERDICTS`.
+
+    Raises
+    ------
+    SchemaError
+        Never.
+    """
+    doubts = _doubts(skeleton)
+    tables = [verdicts(pl.DataFrame(schema={"row": pl.Int64, "kind": pl.String}))]
+    for (op,), group in doubts.group_by("op", maintain_order=True):
+        rows = group["row"].to_numpy()
+        reply = _ask(skeleton, int(op), rows)
+        tables.append(_verdicts(skeleton, group, reply, min_probability))
+    return pl.concat(tables)
+
+
+def _doubts(skeleton: Skeleton) -> pl.DataFrame:
+    """List children inside a process whose place is unusual, and why."""
+    rows = skeleton.intact
+    parent = skeleton.parent[rows]
+    near = ~FAR[skeleton.crossing[rows]] & skeleton.timed[rows] & skeleton.timed[parent]
+    rows, parent = rows[near & (rows != parent)], parent[near & (rows != parent)]
+    op, parent_op = skeleton.op[rows], skeleton.op[parent]
+    late_ns = skeleton.start[rows] - skeleton.end[parent]
+    late = late_ns > 0
+    request = _conflict(skeleton, "request", rows)
+    tenant = _conflict(skeleton, "tenant", rows)
+    table = pl.DataFrame(
+        {"row": rows, "op": op, "parent_op": parent_op, "late": late, "late_ms": late_ns / 1e6}
+    ).with_columns(request=pl.Series(request), tenant=pl.Series(tenant))
+    table = table.with_columns(
+        n_op=pl.len().over("op"),
+        n_pair=pl.len().over("op", "parent_op"),
+        late_pair=pl.col("late").sum().over("op", "parent_op"),
+        late_op=pl.col("late").sum().over("op"),
+        request_op=pl.col("request").mean().over("op"),
+        tenant_op=pl.col("tenant").mean().over("op"),
+    )
+    common = pl.col("n_op") >= MIN_USUAL
+    strange = common & (pl.col("n_pair") <= RARE * pl.col("n_op"))
+    rare_late = common & pl.col("late") & (pl.col("late_op") <= RARE * pl.col("n_op"))
+    # A pair that is always late is a pattern of its own, however rare its operation makes it.
+    rare_late &= (pl.col("late_pair") <= 0.2 * pl.col("n_pair")) | strange
+    return (
+        table.with_columns(
+            request=pl.col("request") & (pl.col("request_op") < 0.5),
+            tenant=pl.col("tenant") & (pl.col("tenant_op") < 0.5),
+            strange=strange,
+            late=rare_late,
+        )
+        .filter(pl.any_horizontal("request", "tenant", "strange", "late"))
+        .select(_DOUBTS.names())
+        .sort("op", "row")
+    )
+
+
+def _conflict(skeleton: Skeleton, name: str, rows: Ints) -> Bools:
+    """Whether an id on the child differs from the one on its nearest ancestor that has one."""
+    values = skeleton.column(name)
+    if not values.any():
+        return np.zeros(rows.size, bool)
+    conflict = np.zeros(rows.size, bool)
+    asked = np.flatnonzero(values[rows] != 0)
+    above = skeleton.parent[rows[asked]]
+    for _ in range(64):
+        live = above >= 0
+        asked, above = asked[live], above[live]
+        if not asked.size:
+            break
+        known = values[above] != 0
+        conflict[asked[known]] = values[rows[asked[known]]] != values[above[known]]
+        asked, above = asked[~known], skeleton.parent[above[~known]]
+    return conflict
+
+
+def _ask(skeleton: Skeleton, op: int, doubtful: Ints) -> Answer | None:
+    """Who else could have called these? None where no call of this operation is beyond doubt."""
+    rows = skeleton.by_op.rows(op)
+    intact = rows[(skeleton.parent[rows] >= 0) & skeleton.timed[rows]]
+    sound = intact[~np.isin(intact, doubtful, assume_unique=True)]
+    sound = sound[~FAR[skeleton.crossing[sound]]]
+    known = known_calls(skeleton, sound) if sound.size else {}
+    if not known:
+        return None
+    busy = np.unique(skeleton.parent[sound])
+    classes = []
+    for code, calls in sorted(known.items(), key=lambda item: -item[1].start_gap.size)[:6]:
+        callers = skeleton.by_class.rows(code)
+        callers = callers[skeleton.timed[callers]]
+        if calls.per_caller <= 1.3:
+            callers = callers[~np.isin(callers, busy, assume_unique=True)]
+        reach = int(2 * np.quantile(calls.start_gap, 0.99)) + 2_000_000
+        if callers.size:
+            classes.append(CallerClass(code, callers, calls, reach))
+    if not classes:
+        return None
+    pairs = candidate_pairs(
+        skeleton, doubtful, classes, same_process=True, tolerance_ns=_TOLERANCE_NS
+    )
+    return answer(skeleton, doubtful, classes, pairs)
+
+
+def _verdicts(
+    skeleton: Skeleton, doubts: pl.DataFrame, reply: Answer | None, min_probability: float
+) -> pl.DataFrame:
+    rows = doubts["row"].to_numpy()
+    nobody = np.zeros(rows.size)
+    called: Floats = reply.called if reply else nobody
+    sure: Floats = reply.best_probability if reply else nobody
+    best: Ints = reply.best if reply else np.full(rows.size, -1)
+    shown = np.where(best >= 0, best, skeleton.parent[rows])
+    parents = take_rows(skeleton.ops, pl.Series(skeleton.op[skeleton.parent[rows]]))
+    others = take_rows(skeleton.ops, pl.Series(skeleton.op[shown]))
+    ids = pl.col("request") | pl.col("tenant")
+    both = pl.col("strange") & pl.col("late")
+    confidence = (
+        pl.when(ids)
+        .then(0.95)
+        .when(both)
+        .then(pl.max_horizontal(0.9, "called"))
+        .otherwise(pl.col("called"))
+        .clip(0.0, 0.98)
+    )
+    table = (
+        boundary_between(skeleton, shown, rows)
+        .hstack(doubts)
+        .with_columns(
+            called=pl.Series(called),
+            sure=pl.Series(np.minimum(sure, 0.99)),
+            best=pl.Series(best),
+            here=_words(parents),
+            there=_words(others),
+            from_service=others["service_name"],
+            to_service=skeleton.service_names(skeleton.service[rows]),
+        )
+        .filter(ids | both | (pl.col("called") >= min_probability))
+    )
+    proposed = (pl.col("sure") >= 0.5) & (pl.col("best") >= 0)
+    return verdicts(
+        table.with_columns(
+            kind=pl.lit("wrong_parent"),
+            cause=pl.lit("context_leak"),
+            confidence=confidence,
+            severity=pl.lit("error"),
+            proposed_row=pl.when(proposed).then("best"),
+            proposed_confidence=pl.when(proposed).then("sure"),
+            evidence=pl.concat_list(
+                pl.when("request").then(pl.lit("request id differs from its parent's")),
+                pl.when("tenant").then(pl.lit("tenant id differs from its parent's")),
+                pl.when("strange").then(
+                    pl.format("this operation is hardly ever called by {}", "here")
+                ),
+                pl.when("late").then(
+                    pl.format(
+                        "starts {} ms after its parent ended, which it hardly ever does",
+                        pl.col("late_ms").round(3),
+                    )
+                ),
+                pl.when(proposed).then(pl.format("{} waits for just such a call", "there")),
+            ).list.drop_nulls(),
+            alternatives=pl.when(ids)
+            .then(pl.lit([], pl.List(pl.String)))
+            .otherwise(pl.lit(["a rare but legal call"], pl.List(pl.String))),
+        )
+    )
+
+
+def _words(ops: pl.DataFrame) -> pl.Series:
+    return ops.select(
+        pl.format("{} {}", pl.col("service_name").fill_null("?"), pl.col("name").fill_null("?"))
+    ).to_series()
