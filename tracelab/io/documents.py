@@ -8,6 +8,7 @@ put into the same wrapping again and becomes a document of its own.
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Final
 
 import numpy as np
@@ -16,12 +17,15 @@ import numpy.typing as npt
 from tracelab.io.chunk import Block
 from tracelab.io.containers import Stream
 from tracelab.io.intake import BOM, NOISE, Builder, Intake, Window
+from tracelab.io.wrappers import REQUEST, is_json
 
 Places = npt.NDArray[np.int64]
 
 _MAX_PREFIX: Final = 1 << 16
 _MAX_ARRAY_DEPTH: Final = 3
-_MAX_RESTARTS: Final = 1_000
+_MAX_RESTARTS: Final = 200
+_CLOSERS_LOOKED_AT: Final = 200
+_GAP: Final = NOISE + b","
 _STEP: Final = 1 << 20
 _LINE_END: Final = re.compile(rb"\n")
 _NEXT_DOCUMENT: Final = re.compile(rb"\n[\[{]")
@@ -118,33 +122,62 @@ def find_brackets(data: bytes) -> Brackets:
     return Brackets(places, depths, opening)
 
 
-def salvage(value: bytes) -> bytes | None:
-    """Close a JSON value that was cut, behind the last of its records that is whole.
+def salvage(value: bytes) -> list[bytes]:
+    """Find what is whole in a line or document that is no JSON value.
 
     Parameters
     ----------
     value : bytes
-        Beginning of a JSON value.
+        A JSON value that was cut, or several that a crash ran together.
 
     Returns
     -------
-    bytes or None
-        A JSON value without the record that was cut; None if no whole record is left.
+    list of bytes
+        JSON values: those that are whole, and those that were cut, closed behind the last of
+        their records that is whole.
 
     Raises
     ------
     Nothing.
     """
+    # Inside of a string the quotes would be escaped: these are beginnings of requests.
+    marks = [match.start() for match in REQUEST.finditer(value)]
+    borders = [0, *(mark for mark in marks if mark > 0), len(value)]
+    found: list[bytes] = []
+    for start, end in pairwise(borders):
+        part = value[start:end]
+        brackets = find_brackets(part)
+        bounds, begin = brackets.values()
+        found += [part[first:last] for first, last in bounds]
+        if begin is not None and (closed := _closed(part[begin:])):
+            found.append(closed)
+    return [each for each in found if is_json(each)]
+
+
+def _closed(value: bytes) -> bytes | None:
+    """Close a value that was cut, behind the last of its records that is whole."""
     brackets = find_brackets(value)
-    for row, depth in reversed(brackets.open_arrays(value)):
-        place = int(brackets.places[row])
-        if not _RECORDS.search(value, max(0, place - 80), place):
-            continue
-        ends = np.flatnonzero(~brackets.opens[row:] & (brackets.depths[row:] == depth))
-        if len(ends):
-            last = int(brackets.places[row + int(ends[-1])]) + 1
-            return value[:last] + brackets.closers(value, row)
-    return None
+    place, row = -1, -1
+    for array, depth in reversed(brackets.open_arrays(value)):
+        if _is_records(value, int(brackets.places[array])):
+            ends = np.flatnonzero(~brackets.opens[array:] & (brackets.depths[array:] == depth))
+            if len(ends):
+                place, row = int(brackets.places[array + int(ends[-1])]), array
+                break
+    for close in reversed(np.flatnonzero(~brackets.opens)[-_CLOSERS_LOOKED_AT:].tolist()):
+        if brackets.places[close] <= place:
+            break
+        outer = brackets.depths[close] + 1
+        opening = np.flatnonzero(brackets.opens[:close] & (brackets.depths[:close] == outer))
+        if len(opening) and _is_records(value, int(brackets.places[opening[-1]])):
+            place, row = int(brackets.places[close]), close
+            break
+    return None if row < 0 else value[: place + 1] + brackets.closers(value, row)
+
+
+def _is_records(value: bytes, place: int) -> bool:
+    key = _RECORDS.search(value, max(0, place - 80), place)
+    return value[place] == 0x5B and key is not None
 
 
 def read_documents(stream: Stream, intake: Intake, *, base: int = 0) -> Iterator[Block]:
@@ -213,8 +246,11 @@ class _Reader:
         self._size = intake.block_bytes
         self._prefix = 0
         self._restarts = 0
+        self._zeros: tuple[int, int, int, int | None] | None = None
 
     def flush(self) -> Iterator[Block]:
+        """Give out what was collected."""
+        self._note_zeros()
         yield from self._builder.flush()
 
     def step(self, *, line: int | None) -> Iterator[Block]:
@@ -226,10 +262,10 @@ class _Reader:
             data, more = data[:end], False
         brackets = find_brackets(data)
         bounds, begin = brackets.values()
-        if line is not None:
-            bounds = bounds[:1]
         if bounds:
-            self._take(data, bounds, line)
+            self._take(data, bounds[:1] if line is not None else bounds, line)
+        elif begin is None and more and data.strip(_GAP):
+            self._pass_over(line, "without a JSON value")
         elif begin is None:
             self._drop_noise(data, len(data), line)
             self.finished = not more
@@ -241,7 +277,8 @@ class _Reader:
             if len(data) <= self._intake.max_message_bytes:
                 self._size = len(data) * 2
             else:
-                self._pass_over(line)
+                limit = self._intake.max_message_bytes
+                self._pass_over(line, f"of one JSON value, above the limit of {limit}")
         if self._builder.size >= self._intake.block_bytes:
             yield from self._builder.flush()
 
@@ -279,13 +316,10 @@ class _Reader:
         restart = None if line is not None else self._restart(data)
         value = data if restart is None else data[:restart]
         whole = salvage(value)
-        if whole is None:
-            reason = "a JSON value without its end"
-            self._intake.note(self._offset(), reason, value, line=line, message=True)
-        else:
-            reason = "a JSON value without its end; its whole records are read"
-            self._intake.note(self._offset(), reason, value[-80:], line=line)
-            self._builder.add_json(whole, self._offset(), line)
+        reason = "a JSON value without its end" + ("; its whole records are read" * bool(whole))
+        self._intake.note(self._offset(), reason, value, line=line, message=not whole)
+        for part in whole:
+            self._builder.add_json(part, self._offset(), line)
         self.finished = line is not None
         self._advance(len(value))
 
@@ -303,16 +337,21 @@ class _Reader:
             return False
         last = int(brackets.places[row + 1 + int(inside[-1])])
         body = data[:last].rstrip(b" \t\r\n,")
-        self._builder.add_json(body + brackets.closers(data, row), self._offset(), line)
         window = self._window
+        closed = body + brackets.closers(data, row)
+        sound = self._builder.add_json(closed, self._offset(), line)
+        restart = None if sound or line is not None else self._restart(body)
+        if restart is not None:
+            self._advance(restart)
+            return True
         window.base += last - first
         window.data = data[:first] + window.data[last:]
         self._prefix = first
         self._size = self._intake.block_bytes
         return True
 
-    def _pass_over(self, line: int | None) -> None:
-        """Drop a value that cannot be cut, up to where a new one may begin."""
+    def _pass_over(self, line: int | None, what: str) -> None:
+        """Drop what cannot be read, up to where a new value may begin."""
         window, intake = self._window, self._intake
         start, head = self._offset(), window.data[self._prefix :][:200]
         mark = _NEXT_DOCUMENT if line is None else _LINE_END
@@ -325,8 +364,7 @@ class _Reader:
                 break
         else:
             window.drop(found.start() + (line is None))
-        size = window.base - start
-        reason = f"a JSON value of {size} bytes, above the limit of {intake.max_message_bytes}"
+        reason = f"{window.base - start} bytes {what}"
         intake.note(start, reason, head, line=line, message=True)
         self.finished = line is not None
         self._advance(0)
@@ -336,10 +374,26 @@ class _Reader:
         self._advance(size)
 
     def _note_gap(self, gap: bytes, offset: int, line: int | None) -> None:
-        text = gap.strip(NOISE + b",").removeprefix(BOM).strip(NOISE + b",")
-        zeros = gap.count(b"\0")
-        if zeros:
-            self._intake.note(offset, f"{zeros} NUL bytes", line=line)
+        text = gap.strip(_GAP).removeprefix(BOM).strip(_GAP)
+        if zeros := gap.count(b"\0"):
+            self._add_zeros(zeros, offset, offset + len(gap), line)
         if text:
             reason = f"{len(text)} bytes that are no JSON value"
             self._intake.note(offset + gap.find(text[:64]), reason, text, line=line, message=True)
+
+    def _add_zeros(self, count: int, start: int, end: int, line: int | None) -> None:
+        """Collect a run of NUL bytes over as many windows as it takes."""
+        if self._zeros is None or self._zeros[1] != start:
+            self._note_zeros()
+            self._zeros = (start, end, count, line)
+        else:
+            first, _, before, line = self._zeros
+            self._zeros = (first, end, before + count, line)
+        if self._intake.gives_up(end - self._zeros[0]):
+            self._window.close()
+
+    def _note_zeros(self) -> None:
+        if self._zeros is not None:
+            start, _, count, line = self._zeros
+            self._intake.note(start, f"{count} NUL bytes", line=line)
+            self._zeros = None

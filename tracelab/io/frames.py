@@ -179,9 +179,8 @@ class _Reader:
         data = self._window.data
         if self._compressed:
             return data.startswith(ZSTD_MAGIC, start) or self._frame_follows(end)
-        if start == end:  # an empty request; two in a row are a run of NUL bytes
-            return data[end : end + PREFIX] != bytes(PREFIX)
-        return covers(data, start, end) or self._frame_follows(end)
+        # Two empty requests in a row are a run of NUL bytes.
+        return (start < end and covers(data, start, end)) or self._frame_follows(end)
 
     def _frame_follows(self, end: int) -> bool:
         """Tell whether a frame follows, which says that this one's length is true."""

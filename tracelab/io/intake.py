@@ -15,6 +15,8 @@ GIVE_UP_AFTER: Final = 16
 unread: no export does that, a decompression bomb does."""
 
 BLANK: Final = b" \t\r\n"
+_LARGE_BLOCKS: Final = 4
+
 NOISE: Final = BLANK + b"\0\x1e"
 """Bytes around a JSON value that cost nothing; 1E is the separator of JSON text sequences."""
 
@@ -45,6 +47,11 @@ class Intake:
     damages: list[Damage] = field(default_factory=list)
     n_messages: int = 0
     wrappings: set[str] = field(default_factory=set)
+
+    @property
+    def large_bytes(self) -> int:
+        """Size from which on a JSON value is cut between its elements."""
+        return min(_LARGE_BLOCKS * self.block_bytes, self.max_message_bytes)
 
     def note(
         self,

@@ -11,6 +11,8 @@ from typing import Any, Final
 _KINDS: Final = {"internal": 1, "server": 2, "client": 3, "producer": 4, "consumer": 5}
 _STATUS: Final = {"OK": 1, "ERROR": 2}
 _NS_PER_US: Final = 1000
+_INT64: Final = 2**63
+_MOST_DIGITS: Final = 20
 
 Json = dict[str, Any]
 
@@ -35,9 +37,15 @@ def jaeger_request(trace: Mapping[str, Any]) -> Json:
     Nothing of its own.
     """
     processes = _mapping(trace.get("processes"))
-    groups: dict[tuple[str, str, str], list[Json]] = {}
+    groups: dict[tuple[str, str, str], list[Any]] = {}
     resources: dict[str, Json] = {}
-    for span in _objects(trace.get("spans")):
+    entries = trace.get("spans")
+    for span in entries if isinstance(entries, list) else []:
+        if not isinstance(span, Mapping):
+            # Passed on as it is: the decoder says what it is not.
+            resources.setdefault("", {})
+            groups.setdefault(("", "", ""), []).append(span)
+            continue
         process = span.get("process")
         key = str(span.get("processID", "")) if process is None else json.dumps(process)
         if key not in resources:
@@ -62,11 +70,10 @@ def _mapping(value: Any) -> Mapping[str, Any]:
     return value if isinstance(value, Mapping) else {}
 
 
-def _objects(value: Any) -> list[Any]:
-    """Return the objects of an array; a non-object span is wrapped so that it is reported."""
-    return (
-        [entry for entry in value if isinstance(entry, Mapping)] if isinstance(value, list) else []
-    )
+def _objects(value: Any) -> list[Mapping[str, Any]]:
+    """Return the objects of an array."""
+    entries = value if isinstance(value, list) else []
+    return [entry for entry in entries if isinstance(entry, Mapping)]
 
 
 def _resource(process: Mapping[str, Any], warnings: Any) -> Json:
@@ -107,7 +114,8 @@ def _value(tag: Mapping[str, Any]) -> Json:
 
 def _is_integer(value: Any) -> bool:
     if isinstance(value, str):
-        return value.removeprefix("-").isascii() and value.removeprefix("-").isdigit()
+        digits = value.removeprefix("-")
+        return digits.isascii() and digits.isdigit() and len(digits) <= _MOST_DIGITS
     return isinstance(value, int) and not isinstance(value, bool)
 
 
@@ -136,34 +144,35 @@ def _is_hex(text: str) -> bool:
     return all(c in "0123456789abcdefABCDEF" for c in text)
 
 
-def _nanoseconds(microseconds: Any) -> Any:
+def _nanoseconds(microseconds: Any) -> int | None:
+    """Return a number of microseconds as nanoseconds; None if it is no number."""
     if isinstance(microseconds, bool):
-        return microseconds
+        return None
     if isinstance(microseconds, str) and _is_integer(microseconds):
         microseconds = int(microseconds)
     if isinstance(microseconds, int):
-        return str(microseconds * _NS_PER_US)
-    if isinstance(microseconds, float) and abs(microseconds) < 2**63:
-        return str(round(microseconds * _NS_PER_US))
-    return microseconds
+        return microseconds * _NS_PER_US
+    if isinstance(microseconds, float) and abs(microseconds) < _INT64:
+        return round(microseconds * _NS_PER_US)
+    return None
+
+
+def _as_time(nanoseconds: int | None, value: Any) -> Any:
+    """Write a time as OTLP does; what is no time is left for the decoder to judge."""
+    return value if nanoseconds is None else str(nanoseconds)
 
 
 def _span(span: Mapping[str, Any], trace_id: str) -> tuple[Json, tuple[str, str]]:
     own_trace = _padded(span.get("traceID", trace_id), 32)
     parent, links = _references(span, own_trace)
-    start = _nanoseconds(span.get("startTime", 0))
-    duration = _nanoseconds(span.get("duration", 0))
-    end: Any = start
-    if isinstance(start, str) and isinstance(duration, str) and start != "0":
-        end = str(int(start) + int(duration))
-    elif isinstance(duration, str) and start == "0":
-        end = duration
+    start, duration = _nanoseconds(span.get("startTime")), _nanoseconds(span.get("duration"))
+    end = None if start is None else start + (duration or 0)
     converted: Json = {
         "traceId": own_trace,
         "spanId": _padded(span.get("spanID"), 16),
         "name": str(span.get("operationName", "")),
-        "startTimeUnixNano": start,
-        "endTimeUnixNano": end,
+        "startTimeUnixNano": _as_time(start, span.get("startTime")),
+        "endTimeUnixNano": _as_time(end, 0),
         "events": [_event(log) for log in _objects(span.get("logs"))],
         "links": links,
     }
@@ -245,7 +254,7 @@ def _event(log: Mapping[str, Any]) -> Json:
     fields = _objects(log.get("fields"))
     named = next((field for field in fields if field.get("key") == "event"), None)
     return {
-        "timeUnixNano": _nanoseconds(log.get("timestamp", 0)),
+        "timeUnixNano": _as_time(_nanoseconds(log.get("timestamp")), log.get("timestamp")),
         "name": "" if named is None else str(named.get("value", "")),
         "attributes": [_attribute(field) for field in fields if field is not named],
     }

@@ -53,7 +53,7 @@ def read_lines(
             size = intake.block_bytes
         elif not more:
             return
-        elif len(window.data) <= intake.max_message_bytes:
+        elif len(window.data) < intake.large_bytes:
             size = len(window.data) * 2
         else:
             yield from _long_line(window, intake, line)
@@ -62,7 +62,7 @@ def read_lines(
 
 
 def _long_line(window: Window, intake: Intake, line: int) -> Iterator[Block]:
-    """Read a line above the limit element by element, or pass over it."""
+    """Read a large line element by element, or pass over it."""
     yield from read_value(window, intake, line=line)
     start = window.base
     while window.fill(1) or window.data:

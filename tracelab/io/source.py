@@ -33,7 +33,7 @@ FORMS: Final = "OTLP as JSON or protobuf, Tempo JSON, Jaeger JSON, each plain, g
 
 _MAX_NESTING: Final = 4
 _MAX_SALVAGED: Final = 100
-"""Broken JSON messages, per source, of which the whole spans are looked for."""
+"""Broken JSON messages, per source, that are searched for what is whole in them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -291,21 +291,21 @@ class SourceReader:
                 break
             self._n_salvaged += 1
             start = int(block.starts[row])
-            whole = salvage(block.buffer[start : start + int(block.lengths[row])])
-            if whole is None:
+            parts = salvage(block.buffer[start : start + int(block.lengths[row])])
+            if not parts:
                 continue
-            again = replace(
-                block,
-                buffer=whole,
-                starts=np.zeros(1, dtype=np.int64),
-                lengths=np.array([len(whole)], dtype=np.int64),
-                offsets=block.offsets[row : row + 1],
-                lines=None if block.lines is None else block.lines[row : row + 1],
+            lengths = np.array([len(part) for part in parts], dtype=np.int64)
+            again = Block(
+                encoding="json",
+                buffer=b"".join(parts),
+                starts=np.cumsum(lengths) - lengths,
+                lengths=lengths,
+                offsets=np.repeat(block.offsets[row], len(parts)),
+                lines=None if block.lines is None else np.repeat(block.lines[row], len(parts)),
             )
             next_row = first_row + chunk.spans.height + chunk.spans_rejected
             more = decode_block(again, source=self.name, first_row=next_row, keys=self._keys)
-            if more.messages["good"].all():
-                chunk = _joined(chunk, more)
+            chunk = _joined(chunk, more)
         return chunk
 
     def _counted(self, chunk: Chunk) -> Chunk:

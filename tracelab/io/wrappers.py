@@ -14,9 +14,12 @@ import msgspec
 
 from tracelab.io.jaeger import jaeger_request
 
-PLAIN: Final = re.compile(
-    rb'[ \t\r\n]*\{[ \t\r\n]*"resource(?:Spans|_spans|Logs|_logs|Metrics|_metrics)"[ \t\r\n]*:'
+REQUEST: Final = re.compile(
+    rb'\{[ \t\r\n]*"resource(?:Spans|_spans|Logs|_logs|Metrics|_metrics)"[ \t\r\n]*:'
 )
+"""Where an export request begins in JSON text."""
+
+PLAIN: Final = re.compile(rb"[ \t\r\n]*" + REQUEST.pattern)
 """Beginning of an export request that needs nothing taken off."""
 
 KNOWN: Final = re.compile(
@@ -95,6 +98,15 @@ def unwrap(message: bytes) -> list[Request]:
     return list(_unwrap(message, _MAX_DEPTH))
 
 
+def is_json(text: bytes) -> bool:
+    """Tell whether a text is one JSON value."""
+    try:
+        msgspec.json.decode(text, type=msgspec.Raw)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return False
+    return True
+
+
 def _unwrap(message: bytes, depth: int) -> Iterator[Request]:
     if PLAIN.match(message):
         yield Request(message, "otlp-json")
@@ -137,8 +149,8 @@ def _unwrap_object(message: bytes, value: dict[str, bytes], depth: int) -> Itera
 def _partial(value: dict[str, bytes]) -> Iterator[Request]:
     status = value.get("status", b'"COMPLETE"')
     if status in (b'"PARTIAL"', b"1"):
-        text = value.get("message", b'""').decode("utf-8", "replace")
-        yield Request(b"", "tempo-json", f"Tempo calls this trace partial: {text[:200]}")
+        text = json.loads(value.get("message", b'""').decode("utf-8", "replace"))
+        yield Request(b"", "tempo-json", f"Tempo calls this trace partial: {str(text)[:200]}")
 
 
 def _split(message: bytes) -> dict[str, bytes] | list[bytes]:
