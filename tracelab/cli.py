@@ -111,11 +111,11 @@ def trace(
 ) -> None:
     """Show one trace as a tree: services, times, boundaries, breaks, errors."""
     with _progress() as step:
-        shown = tl.show_trace(_open([source], step), trace_id, progress=step)
+        view = tl.view_trace(_open([source], step), trace_id, progress=step)
     if out is None:
-        print(shown.text, end="")
+        print(view.text, end="")
     else:
-        _write(out, shown.html)
+        _write(out, view.html)
 
 
 def _open(sources: list[str], step: Any) -> Any:

@@ -150,7 +150,7 @@ def investigate(
     say("edges between spans")
     edges = span_edges(traces)
     say("where traces break")
-    breaks = find_breaks(traces, edges=edges)
+    breaks = find_breaks(traces)
     say("exceptions")
     exceptions = parse_exceptions(traces)
     say("error records")
