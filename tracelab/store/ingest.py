@@ -1,0 +1,325 @@
+"""Decode sources into parts, then commit them: each source whole, once."""
+
+import os
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO, Final
+
+import polars as pl
+
+from tracelab import schema
+from tracelab.exceptions import EmptySourceError, SourceError, StoreError
+from tracelab.io import SourceReader, gather, merge_accounting, skipped_chunk
+from tracelab.io.chunk import Chunk
+from tracelab.io.decode import LiftedKeys
+from tracelab.store import log
+from tracelab.store.log import Commit, Part, Snapshot, Source
+from tracelab.store.parts import write_batch
+from tracelab.store.plan import Job, Known, Piece, plan_ingest
+from tracelab.store.workers import Death, Failure, Workers
+
+_BATCH_ROWS: Final = 200_000
+_BATCH_BYTES: Final = 160 << 20
+"""What a process holds before it writes a part: this, some copies, and one block."""
+
+_IN_PROCESS_BYTES: Final = 24 << 20
+"""Below this, starting workers (0.4 s each) costs more than they save."""
+
+_RESUMABLE: Final = {"otlp-json-lines": "lines", "otlp-proto-frames": "frames"}
+
+Progress = Callable[[str], object]
+
+
+@dataclass(slots=True)
+class Decoded:
+    """What a task hands back: parts that stand on disk, and the account of each piece."""
+
+    batches: list[dict[str, Part]]
+    accounts: list["Account"]
+
+
+@dataclass(slots=True)
+class Account:
+    """The account of one piece.
+
+    Parameters
+    ----------
+    path : str
+        The source.
+    row : dict or None
+        Accounting row; None for a file that is no export.
+    good_end : int
+        Byte behind the last good message, after decompression.
+    """
+
+    path: str
+    row: dict[str, Any] | None
+    good_end: int
+
+
+def ingest_sources(
+    root: Path,
+    snapshot: Snapshot,
+    paths: Iterable[str | os.PathLike[str] | BinaryIO],
+    *,
+    keys: LiftedKeys | None,
+    workers: int | None,
+    progress: Progress,
+) -> tuple[Snapshot, pl.DataFrame]:
+    """Append sources to a store; see `TraceStore.ingest`."""
+    paths = list(paths)
+    streams = [each for each in paths if _is_stream(each)]
+    named = [each for each in paths if isinstance(each, str | os.PathLike) and each != "-"]
+    count = workers if workers is not None else os.cpu_count() or 1
+    rows: list[pl.DataFrame] = []
+    for stream in streams:
+        snapshot, row = _ingest_stream(root, snapshot, stream, keys)
+        rows.append(row)
+    while named:
+        plan = plan_ingest(named, snapshot, workers=max(count, 1))
+        rows += [_status(_present_row(each, snapshot), "already there") for each in plan.present]
+        if not plan.jobs:
+            break
+        again: list[str] = []
+        in_process = count <= 1 or plan.total_bytes < _IN_PROCESS_BYTES
+        for job, decoded in _decoded(root, snapshot, plan.jobs, keys, 0 if in_process else count):
+            progress(f"committing {len(job.sources)} source{'s'[: len(job.sources) > 1]}")
+            snapshot, job_rows = _commit(root, snapshot, job, decoded)
+            if job_rows is None:
+                again += [known.found.path for known in job.sources]
+            else:
+                rows += job_rows
+        named = list(again)
+    return snapshot, _table(rows, paths)
+
+
+def _is_stream(source: object) -> bool:
+    return source == "-" or not isinstance(source, str | os.PathLike)
+
+
+def decode_task(
+    root: str, n_buckets: int, pieces: tuple[Piece, ...], keys: LiftedKeys | None
+) -> Decoded:
+    """Decode pieces into parts; runs in a worker."""
+    decoded = Decoded([], [])
+    pending: list[Chunk] = []
+    try:
+        for piece in pieces:
+            pending = _decode_piece(Path(root), n_buckets, piece, keys, decoded, pending)
+        _flush(Path(root), n_buckets, decoded, pending)
+    except BaseException:
+        discard(Path(root), decoded.batches)
+        raise
+    return decoded
+
+
+def _decode_piece(
+    root: Path,
+    n_buckets: int,
+    piece: Piece,
+    keys: LiftedKeys | None,
+    decoded: Decoded,
+    pending: list[Chunk],
+) -> list[Chunk]:
+    reader = SourceReader(piece.path, name=piece.name, keys=keys, part=piece.part)
+    good_end = piece.part.start if piece.part else 0
+    try:
+        for chunk in reader.chunks():
+            good_end = max(good_end, _good_end(chunk))
+            pending.append(chunk)
+            if _is_full(pending):
+                _flush(root, n_buckets, decoded, pending)
+                pending = []
+    except SourceError as error:
+        if piece.asked_for:
+            raise
+        pending.append(skipped_chunk(piece.path, error))
+        decoded.accounts.append(Account(piece.path, None, 0))
+        return pending
+    decoded.accounts.append(Account(piece.path, reader.accounting().to_dicts()[0], good_end))
+    return pending
+
+
+def _good_end(chunk: Chunk) -> int:
+    good = chunk.messages.filter("good")
+    return int((good["offset"] + good["length"]).max() or 0)  # type: ignore[operator, arg-type]
+
+
+def _is_full(chunks: list[Chunk]) -> bool:
+    rows = sum(each.spans.height + each.logs.height + each.metrics.height for each in chunks)
+    if rows >= _BATCH_ROWS:
+        return True
+    size = sum(
+        getattr(each, table).estimated_size()
+        for each in chunks
+        for table in ("spans", "events", "links", "logs", "metrics")
+    )
+    return size >= _BATCH_BYTES
+
+
+def _flush(root: Path, n_buckets: int, decoded: Decoded, chunks: list[Chunk]) -> None:
+    batch = write_batch(root, gather(chunks), n_buckets)
+    if batch:
+        decoded.batches.append(batch)
+
+
+def discard(root: Path, batches: Iterable[dict[str, Part]]) -> None:
+    """Remove parts that no commit names."""
+    for batch in batches:
+        for part in batch.values():
+            with suppress(OSError):
+                (root / part.path).unlink()
+
+
+def _decoded(
+    root: Path, snapshot: Snapshot, jobs: list[Job], keys: LiftedKeys | None, workers: int
+) -> Iterator[tuple[Job, list[Decoded]]]:
+    """Yield each job when its last task is done."""
+    if not workers:
+        for job in jobs:
+            yield (
+                job,
+                [decode_task(str(root), snapshot.n_buckets, task, keys) for task in job.tasks],
+            )
+        return
+    tasks = [(str(root), snapshot.n_buckets, task, keys) for job in jobs for task in job.tasks]
+    owner = [number for number, job in enumerate(jobs) for _ in job.tasks]
+    finished: dict[int, list[Decoded]] = {}
+    with Workers(workers) as pool:
+        try:
+            for outcome in pool.run(decode_task, tasks):
+                number = owner[outcome.task]
+                if isinstance(outcome, Failure):
+                    raise outcome.error
+                if isinstance(outcome, Death):
+                    raise StoreError(
+                        f"a worker {outcome.reason} while it read "
+                        f"{tasks[outcome.task][2][0].path}; nothing of this source was kept, "
+                        "ingest again (with workers=1 if memory is short)"
+                    )
+                finished.setdefault(number, []).append(outcome.value)
+                if len(finished[number]) == len(jobs[number].tasks):
+                    yield jobs[number], finished.pop(number)
+        finally:
+            for unfinished in finished.values():
+                for each in unfinished:
+                    discard(root, each.batches)
+
+
+def _commit(
+    root: Path, snapshot: Snapshot, job: Job, decoded: list[Decoded]
+) -> tuple[Snapshot, list[pl.DataFrame] | None]:
+    """Commit a job; None instead of rows if another writer came first with its sources."""
+    batches = tuple(batch for each in decoded for batch in each.batches)
+    accounts = [account for each in decoded for account in each.accounts]
+    sources = tuple(_source(known, accounts) for known in job.sources)
+    while True:
+        try:
+            log.append(root, snapshot, Commit(batches, sources))
+        except log.Taken:
+            before = snapshot.number
+            snapshot = log.read(root, since=snapshot)
+            if _overtaken(sources, snapshot.commits[before:]):
+                discard(root, batches)
+                return snapshot, None
+            continue
+        except StoreError:
+            discard(root, batches)
+            raise
+        break
+    snapshot = log.read(root, since=snapshot)
+    rows = [
+        _status(_row(source.row), "grown" if source.extends else "new")
+        for source in sources
+        if source.row
+    ]
+    return snapshot, rows
+
+
+def _overtaken(sources: tuple[Source, ...], commits: tuple[Commit, ...]) -> bool:
+    theirs = [source for commit in commits for source in commit.sources]
+    contents = {source.sha256 for source in theirs}
+    extended = {source.extends for source in theirs if source.extends}
+    return any(source.sha256 in contents or source.extends in extended for source in sources)
+
+
+def _source(known: Known, accounts: list[Account]) -> Source:
+    mine = [account for account in accounts if account.path == known.found.path]
+    told = [_row(account.row) for account in mine if account.row is not None]
+    if not told:
+        return Source(known.sha256, known.size)
+    row = merge_accounting(told, sha256=known.sha256).to_dicts()[0]
+    alone = len(mine) == 1 and known.extends is None
+    if alone and mine[0].row is not None and mine[0].row["sha256"]:
+        # The file may have grown between planning and reading: what was read counts.
+        row["sha256"] = mine[0].row["sha256"]
+    layout = _RESUMABLE.get(row["form"]) if row["compression"] == "none" else None
+    return Source(
+        sha256=row["sha256"],
+        size=int(row["bytes"]) + (known.extends.resume_at if known.extends else 0),
+        row=row,
+        layout=layout,
+        resume_at=max(account.good_end for account in mine),
+        extends=known.extends.sha256 if known.extends else None,
+        extends_at=known.extends.resume_at if known.extends else 0,
+    )
+
+
+def _ingest_stream(
+    root: Path, snapshot: Snapshot, stream: Any, keys: LiftedKeys | None
+) -> tuple[Snapshot, pl.DataFrame]:
+    """Read a stream once; whether it is there already shows at its end."""
+    decoded = Decoded([], [])
+    reader = SourceReader(stream, keys=keys)
+    pending: list[Chunk] = []
+    try:
+        for chunk in reader.chunks():
+            pending.append(chunk)
+            if _is_full(pending):
+                _flush(root, snapshot.n_buckets, decoded, pending)
+                pending = []
+        _flush(root, snapshot.n_buckets, decoded, pending)
+    except BaseException:
+        discard(root, decoded.batches)
+        raise
+    row = reader.accounting()
+    source = Source(row["sha256"][0], row["bytes"][0], row.to_dicts()[0])
+    batches = tuple(decoded.batches)
+    while True:
+        if source.sha256 in snapshot.sources():
+            discard(root, batches)
+            return snapshot, _status(row, "already there")
+        try:
+            log.append(root, snapshot, Commit(batches, (source,)))
+        except log.Taken:
+            snapshot = log.read(root, since=snapshot)
+        except StoreError:
+            discard(root, batches)
+            raise
+        else:
+            return log.read(root, since=snapshot), _status(row, "new")
+
+
+def _row(row: dict[str, Any] | None) -> pl.DataFrame:
+    return pl.DataFrame([row or {}], schema=schema.INGEST)
+
+
+def _present_row(known: Known, snapshot: Snapshot) -> pl.DataFrame:
+    source = snapshot.sources().get(known.sha256)
+    row = _row(source.row) if source and source.row else _row(None)
+    return row.with_columns(
+        pl.lit(known.found.path).alias("source"), pl.lit(known.sha256).alias("sha256")
+    )
+
+
+def _status(row: pl.DataFrame, status: str) -> pl.DataFrame:
+    return row.select(pl.lit(status).alias("status"), *schema.INGEST.names())
+
+
+def _table(rows: list[pl.DataFrame], paths: list[Any]) -> pl.DataFrame:
+    if not rows:
+        names = ", ".join(str(path) for path in paths)
+        raise EmptySourceError(f"no export in {names}; name files, folders or globs of exports")
+    return pl.concat(rows).sort("source", maintain_order=True)

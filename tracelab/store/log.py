@@ -1,0 +1,275 @@
+"""The store's log: numbered commits, each made whole or not at all.
+
+A commit is one small file. It names every part (of every table) that it adds and every source
+that it accounts for, so that all tables change at once. It is written aside, synced, and put in
+place by a hard link, which fails if another writer took the number. Its first line is the
+SHA-256 of the rest, and the rest holds that of the commit before: a commit that is emptied,
+altered or missing in the middle is named instead of silently passed over.
+"""
+
+import contextlib
+import hashlib
+import json
+import os
+import uuid
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+from tracelab.exceptions import StoreError
+
+FORMAT: Final = "tracelab-store"
+VERSION: Final = 1
+FOLDER: Final = "log"
+_DIGITS: Final = 12
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """A row group of a part: the buckets it holds, and its bytes."""
+
+    first_bucket: int
+    last_bucket: int
+    rows: int
+    start: int
+    end: int
+    sha256: str
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """An immutable Parquet file of one table.
+
+    Parameters
+    ----------
+    path : str
+        Relative to the store.
+    rows, size : int
+        Rows and bytes.
+    sha256 : str
+        Digest of the whole file.
+    frame_sha256 : str
+        Digest of all bytes outside the row groups (magic number and footer).
+    groups : tuple of Group
+        Row groups in order.
+    """
+
+    path: str
+    rows: int
+    size: int
+    sha256: str
+    frame_sha256: str
+    groups: tuple[Group, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """What a commit says of one source.
+
+    Parameters
+    ----------
+    sha256 : str
+        Digest of its content: its identity.
+    size : int
+        Its bytes.
+    row : dict
+        Accounting row (schema INGEST); empty for a file that is no export.
+    layout : str, optional
+        "lines" or "frames" where messages can be appended to the file.
+    resume_at : int
+        Byte behind its last good message; a grown file is read from here.
+    extends : str, optional
+        Digest of the shorter content that this one continues.
+    extends_at : int
+        Byte at which it continues: what an earlier commit rejected from there on is read anew.
+    """
+
+    sha256: str
+    size: int
+    row: dict[str, Any] = field(default_factory=dict)
+    layout: str | None = None
+    resume_at: int = 0
+    extends: str | None = None
+    extends_at: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Commit:
+    """One step of the store: batches of parts (table name to part), and their sources."""
+
+    batches: tuple[dict[str, Part], ...] = ()
+    sources: tuple[Source, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """The store as of one commit."""
+
+    n_buckets: int
+    commits: tuple[Commit, ...]
+    digest: str
+
+    @property
+    def number(self) -> int:
+        """Number of the last commit; 0 is the store's creation."""
+        return len(self.commits)
+
+    def sources(self) -> dict[str, Source]:
+        """Return the sources by content digest."""
+        return {each.sha256: each for commit in self.commits for each in commit.sources}
+
+
+class Taken(Exception):  # noqa: N818 - never leaves the store
+    """Another writer took the number of a commit."""
+
+
+def is_store(root: Path) -> bool:
+    """Tell whether a folder holds a store's log."""
+    return (root / FOLDER / _name(0)).is_file()
+
+
+def create(root: Path, *, n_buckets: int) -> None:
+    """Make a store; a store that another process makes at the same time is left alone."""
+    body = {"format": FORMAT, "version": VERSION, "buckets": n_buckets}
+    try:
+        (root / FOLDER).mkdir(parents=True, exist_ok=True)
+        for folder in (root / FOLDER, root, root.parent):
+            sync_folder(folder)
+        _put(root, 0, json.dumps(body, sort_keys=True))
+    except Taken:
+        pass
+    except OSError as error:
+        raise StoreError(
+            f"no store can be made at {root}: {error.strerror or error}; "
+            "check its rights, or choose another folder"
+        ) from error
+
+
+def read(root: Path, *, since: Snapshot | None = None) -> Snapshot:
+    """Read the log and check its chain of digests."""
+    number = 0 if since is None else since.number + 1
+    commits: list[Commit] = [] if since is None else list(since.commits)
+    n_buckets = 0 if since is None else since.n_buckets
+    digest = "" if since is None else since.digest
+    try:
+        present = {
+            entry.name for entry in (root / FOLDER).iterdir() if entry.name.endswith(".json")
+        }
+    except OSError as error:
+        raise StoreError(
+            f"{root} cannot be read as a store: {error.strerror or error}; check the path"
+        ) from error
+    last = max((int(name[:_DIGITS]) for name in present), default=-1)
+    for at in range(number, last + 1):
+        body, own = _read_entry(root / FOLDER / _name(at))
+        if at == 0:
+            n_buckets = _read_head(root, body)
+        else:
+            if body.get("previous") != digest:
+                raise StoreError(
+                    f"{root / FOLDER / _name(at)} does not continue the commit before it: the "
+                    "log was altered; restore the folder from a copy, or ingest into a new store"
+                )
+            commits.append(_decode(body))
+        digest = own
+    if n_buckets == 0:
+        raise StoreError(f"{root} holds no store; `tracelab ingest SRC --store DIR` makes one")
+    return Snapshot(n_buckets, tuple(commits), digest)
+
+
+def append(root: Path, snapshot: Snapshot, commit: Commit) -> None:
+    """Put a commit behind a snapshot.
+
+    Raises
+    ------
+    Taken
+        If another writer was faster; nothing was changed.
+    StoreError
+        If the log cannot be written.
+    """
+    body = {"previous": snapshot.digest, **asdict(commit)}
+    try:
+        _put(root, snapshot.number + 1, json.dumps(body, sort_keys=True))
+    except OSError as error:
+        raise StoreError(
+            f"the store {root} cannot be written: {error.strerror or error}; nothing of this "
+            "commit was kept, ingest again when that is mended"
+        ) from error
+
+
+def sync_folder(folder: Path) -> None:
+    """Make the entries of a folder survive a power cut."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _name(number: int) -> str:
+    return f"{number:0{_DIGITS}d}.json"
+
+
+def _put(root: Path, number: int, body: str) -> None:
+    data = body.encode()
+    folder = root / FOLDER
+    target = folder / _name(number)
+    aside = folder / f".{uuid.uuid4().hex}.tmp"
+    try:
+        with aside.open("xb") as file:
+            file.write(hashlib.sha256(data).hexdigest().encode() + b"\n" + data)
+            file.flush()
+            os.fsync(file.fileno())
+        try:
+            os.link(aside, target)
+        except FileExistsError:
+            raise Taken(str(target)) from None
+        sync_folder(folder)
+    finally:
+        with contextlib.suppress(OSError):
+            aside.unlink(missing_ok=True)
+
+
+def _read_entry(path: Path) -> tuple[dict[str, Any], str]:
+    try:
+        data = path.read_bytes()
+    except FileNotFoundError:
+        raise StoreError(
+            f"{path} is missing: the store's log has a gap; restore it from a copy, or ingest "
+            "into a new store"
+        ) from None
+    except OSError as error:
+        raise StoreError(f"{path} cannot be read: {error.strerror or error}") from error
+    head, _, body = data.partition(b"\n")
+    digest = hashlib.sha256(body).hexdigest()
+    if head != digest.encode():
+        state = "empty" if not data else "damaged"
+        raise StoreError(
+            f"{path} is {state}: its digest does not match; restore it from a copy, or ingest "
+            "into a new store"
+        )
+    return json.loads(body), digest
+
+
+def _read_head(root: Path, body: dict[str, Any]) -> int:
+    if body.get("format") != FORMAT or body.get("version") != VERSION:
+        raise StoreError(
+            f"{root} is a store of format {body.get('format')} {body.get('version')}; this "
+            f"tracelab reads {FORMAT} {VERSION}: use the version that wrote it"
+        )
+    return int(body["buckets"])
+
+
+def _decode(body: dict[str, Any]) -> Commit:
+    return Commit(
+        batches=tuple(
+            {table: decode_part(part) for table, part in batch.items()} for batch in body["batches"]
+        ),
+        sources=tuple(Source(**source) for source in body["sources"]),
+    )
+
+
+def decode_part(part: dict[str, Any]) -> Part:
+    """Make a part of its JSON form."""
+    groups = tuple(Group(**group) for group in part["groups"])
+    return Part(**{**part, "groups": groups})

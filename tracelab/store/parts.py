@@ -1,0 +1,304 @@
+"""Immutable Parquet parts: rows sorted by bucket and trace id, digests kept per row group."""
+
+import hashlib
+import os
+import uuid
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from tracelab import schema
+from tracelab.exceptions import StoreError
+from tracelab.io.chunk import ROW, Chunk
+from tracelab.store.log import Group, Part, sync_folder
+
+BUCKET: Final = "_bucket"
+
+STORED: Final[dict[str, pl.Schema]] = {
+    "spans": pl.Schema({**schema.SPANS, ROW: pl.UInt64}),
+    "events": pl.Schema({**schema.EVENTS, ROW: pl.UInt64}),
+    "links": pl.Schema({**schema.LINKS, ROW: pl.UInt64}),
+    "logs": schema.LOGS,
+    "metrics": schema.METRIC_POINTS,
+    "rejects": schema.REJECTS,
+}
+"""Tables of a batch and their columns, `BUCKET` aside."""
+
+_BY_TRACE: Final = ("spans", "events", "links", "logs")
+_MIN_GROUP: Final = 4096
+"""Least rows of a row group: small buckets share one, so that small parts stay small."""
+
+_MAX_GROUP: Final = 1 << 16
+_MIX: Final = (np.uint64(0xFF51AFD7ED558CCD), np.uint64(0xC4CEB9FE1A85EC53))
+
+
+def bucket_of(trace_ids: pl.Series, n_buckets: int) -> pl.Series:
+    """Return the bucket of each trace id; without an id it is the one behind the last.
+
+    The same on every version and machine: the last 16 bytes of the id, mixed as MurmurHash3
+    ends, never a library's own hash.
+    """
+    tails = (
+        trace_ids.to_frame("id")
+        .select(pl.col("id").fill_null("").str.pad_start(16, "0").cast(pl.Binary).bin.tail(16))
+        .to_series()
+    )
+    low = _word(tails.bin.tail(8))
+    high = _word(tails.bin.head(8))
+    with np.errstate(over="ignore"):
+        mixed = _mixed(_mixed(high) ^ low)
+    numbers = mixed % np.uint64(n_buckets)
+    found = pl.Series(BUCKET, numbers.astype(np.uint16), dtype=pl.UInt16)
+    return (
+        pl.DataFrame({BUCKET: found, "id": trace_ids})
+        .select(pl.when(pl.col("id").is_null()).then(n_buckets).otherwise(BUCKET).cast(pl.UInt16))
+        .to_series()
+        .rename(BUCKET)
+    )
+
+
+def _mixed(words: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
+    shift = np.uint64(33)
+    for factor in _MIX:
+        words = (words ^ (words >> shift)) * factor
+    return words ^ (words >> shift)
+
+
+def _word(pieces: pl.Series) -> npt.NDArray[np.uint64]:
+    return pieces.bin.reinterpret(dtype=pl.UInt64, endianness="little").to_numpy().copy()
+
+
+def write_batch(root: Path, chunk: Chunk, n_buckets: int) -> dict[str, Part]:
+    """Write the tables of a chunk as one part each, synced.
+
+    Parameters
+    ----------
+    root : Path
+        The store.
+    chunk : Chunk
+        Rows of any number of sources, `ROW` unique.
+    n_buckets : int
+        Buckets of the store.
+
+    Returns
+    -------
+    dict of str to Part
+        By table; tables without rows have none. Nothing reads them before a commit names them.
+
+    Raises
+    ------
+    StoreError
+        If they cannot be written.
+    """
+    batch: dict[str, Part] = {}
+    name = f"{uuid.uuid4().hex}.parquet"
+    try:
+        for table in STORED:
+            rows: pl.DataFrame = getattr(chunk, table)
+            if rows.height:
+                batch[table] = _write_part(root, table, name, _arranged(table, rows, n_buckets))
+    except OSError as error:
+        for part in batch.values():
+            (root / part.path).unlink(missing_ok=True)
+        raise StoreError(
+            f"the store {root} cannot be written: {error.strerror or error}; nothing of this "
+            "source was kept, ingest again when that is mended"
+        ) from error
+    return batch
+
+
+def _arranged(table: str, rows: pl.DataFrame, n_buckets: int) -> pl.DataFrame:
+    if table not in _BY_TRACE:
+        rest = n_buckets if table == "metrics" else 0
+        return rows.with_columns(pl.lit(rest, pl.UInt16).alias(BUCKET))
+    keys = [BUCKET, "trace_id", *([ROW] if ROW in rows.columns else [])]
+    bucketed = rows.with_columns(bucket_of(rows["trace_id"], n_buckets))
+    order = bucketed.select(pl.arg_sort_by(keys, maintain_order=True)).to_series()
+    return bucketed[order]
+
+
+def _write_part(root: Path, table: str, name: str, rows: pl.DataFrame) -> Part:
+    folder = root / table
+    if not folder.is_dir():
+        folder.mkdir(exist_ok=True)
+        sync_folder(root)
+    path = folder / name
+    cuts = _cuts(rows[BUCKET].to_numpy())
+    arrow = rows.to_arrow()
+    with path.open("xb") as file:
+        with pq.ParquetWriter(
+            file,
+            arrow.schema,
+            compression="zstd",
+            compression_level=1,
+            write_statistics=["trace_id", "start_time", BUCKET],
+            use_dictionary=[each for each in arrow.schema.names if each not in _DISTINCT],
+        ) as writer:
+            for start, end, _, _ in cuts:
+                writer.write_table(arrow.slice(start, end - start), row_group_size=end - start)
+        file.flush()
+        os.fsync(file.fileno())
+    sync_folder(folder)
+    return _described(root, path, [(first, last) for _, _, first, last in cuts])
+
+
+_DISTINCT: Final = frozenset(
+    {"trace_id", "span_id", "parent_span_id", "start_time", "end_time", "duration_ns", "time", ROW}
+)
+"""Columns whose values hardly repeat; a dictionary would only cost time."""
+
+
+def _cuts(buckets: npt.NDArray[np.uint16]) -> list[tuple[int, int, int, int]]:
+    """Cut sorted buckets into row groups: start, end, first and last bucket of each."""
+    n_rows = len(buckets)
+    starts = np.flatnonzero(np.diff(buckets, prepend=buckets[:1] + 1)).tolist() or [0]
+    cuts: list[tuple[int, int, int, int]] = []
+    begin = 0
+    for at in [*starts[1:], n_rows]:
+        if at - begin < _MIN_GROUP and at < n_rows:
+            continue
+        for start in range(begin, at, _MAX_GROUP):
+            end = min(start + _MAX_GROUP, at)
+            cuts.append((start, end, int(buckets[start]), int(buckets[end - 1])))
+        begin = at
+    return cuts
+
+
+def _described(root: Path, path: Path, buckets: list[tuple[int, int]]) -> Part:
+    data = pa.memory_map(str(path)).read_buffer()
+    view = memoryview(data)
+    metadata = pq.read_metadata(pa.BufferReader(data))
+    groups = []
+    for at, (first, last) in enumerate(buckets):
+        start, end = _extent(metadata.row_group(at))
+        digest = hashlib.sha256(view[start:end]).hexdigest()
+        groups.append(Group(first, last, metadata.row_group(at).num_rows, start, end, digest))
+    return Part(
+        path=path.relative_to(root).as_posix(),
+        rows=metadata.num_rows,
+        size=len(view),
+        sha256=hashlib.sha256(view).hexdigest(),
+        frame_sha256=_frame_digest(view, groups),
+        groups=tuple(groups),
+    )
+
+
+def _extent(group: pq.RowGroupMetaData) -> tuple[int, int]:
+    starts, ends = [], []
+    for at in range(group.num_columns):
+        column = group.column(at)
+        start = column.data_page_offset
+        if column.has_dictionary_page and column.dictionary_page_offset is not None:
+            start = min(start, column.dictionary_page_offset)
+        starts.append(start)
+        ends.append(start + column.total_compressed_size)
+    return min(starts), max(ends)
+
+
+def _frame_digest(view: memoryview, groups: Sequence[Group]) -> str:
+    digest = hashlib.sha256()
+    at = 0
+    for group in groups:
+        digest.update(view[at : group.start])
+        at = group.end
+    digest.update(view[at:])
+    return digest.hexdigest()
+
+
+def read_part(
+    root: Path,
+    part: Part,
+    *,
+    bucket: int | None = None,
+    columns: Sequence[str] | None = None,
+    trace_id: str | None = None,
+) -> pl.DataFrame:
+    """Read the rows of a part, or of one of its buckets, after checking their bytes.
+
+    Parameters
+    ----------
+    root : Path
+        The store.
+    part : Part
+        What the log says of the part.
+    bucket : int, optional
+        Read the row groups that hold it only.
+    columns : sequence of str, optional
+        Read these columns only.
+    trace_id : str, optional
+        Leave out row groups that cannot hold this trace, by their statistics.
+
+    Returns
+    -------
+    pl.DataFrame
+        Without `BUCKET`.
+
+    Raises
+    ------
+    StoreError
+        If the file is missing or a byte of what is read was altered.
+    """
+    wanted = [
+        at
+        for at, group in enumerate(part.groups)
+        if bucket is None or group.first_bucket <= bucket <= group.last_bucket
+    ]
+    table = Path(part.path).parent.name
+    names = list(columns) if columns is not None else STORED[table].names()
+    if not wanted:
+        return pl.DataFrame(schema={name: STORED[table][name] for name in names})
+    mixed = bucket is not None and any(
+        part.groups[at].first_bucket != part.groups[at].last_bucket for at in wanted
+    )
+    arrow = _read_groups(root, part, wanted, [*names, BUCKET] if mixed else names, trace_id)
+    rows = pl.from_arrow(arrow)
+    assert isinstance(rows, pl.DataFrame)
+    if mixed:
+        rows = rows.filter(pl.col(BUCKET) == bucket).drop(BUCKET)
+    return rows
+
+
+def _read_groups(
+    root: Path, part: Part, wanted: list[int], names: list[str], trace_id: str | None
+) -> pa.Table:
+    path = root / part.path
+    try:
+        # An empty file cannot be mapped; it is damaged anyhow.
+        data = pa.memory_map(str(path)).read_buffer() if path.stat().st_size else b""
+        _check(path, part, memoryview(data), wanted)
+        reader = pq.ParquetFile(pa.BufferReader(data))
+        if trace_id is not None:
+            wanted = [at for at in wanted if _may_hold(reader.metadata.row_group(at), trace_id)]
+        return reader.read_row_groups(wanted, columns=names, use_threads=False)
+    except (OSError, ValueError) as error:
+        raise StoreError(
+            f"{path} cannot be read: {error}; restore it from a copy, or ingest its sources "
+            "into a new store"
+        ) from error
+
+
+def _may_hold(group: pq.RowGroupMetaData, trace_id: str) -> bool:
+    statistics = group.column(0).statistics
+    if statistics is None or not statistics.has_min_max:
+        return True
+    return bool(statistics.min <= trace_id <= statistics.max)
+
+
+def _check(path: Path, part: Part, view: memoryview, wanted: list[int]) -> None:
+    sound = len(view) == part.size and _frame_digest(view, part.groups) == part.frame_sha256
+    sound = sound and all(
+        hashlib.sha256(view[part.groups[at].start : part.groups[at].end]).hexdigest()
+        == part.groups[at].sha256
+        for at in wanted
+    )
+    if not sound:
+        raise StoreError(
+            f"{path} is damaged: its bytes do not match the digest in the log; restore it from "
+            "a copy, or ingest its sources into a new store"
+        )

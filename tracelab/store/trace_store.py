@@ -1,0 +1,389 @@
+"""The store: a folder of Parquet parts and a log, opened as of one commit."""
+
+import os
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, BinaryIO, Final
+
+import polars as pl
+
+from tracelab import html, schema
+from tracelab.exceptions import ParameterError, UnknownTraceError
+from tracelab.io import finalise, gather, lifted_keys
+from tracelab.io.chunk import ROW, Chunk
+from tracelab.store import log
+from tracelab.store.ingest import Progress, ingest_sources
+from tracelab.store.log import Part
+from tracelab.store.parts import STORED, bucket_of, read_part
+from tracelab.traceset import TraceSet
+
+DEFAULT_BUCKETS: Final = 32
+"""At 100 million spans a bucket of 32 holds 3 million: a few GB while it is read."""
+
+_IDS: Final = ("trace_id", "span_id")
+_OF_BUCKETS: Final = ("spans", "events", "links", "logs", "metrics")
+
+
+class TraceStore:
+    """A capture on disk, in buckets of whole traces; append-only.
+
+    What this object reads is the store as it was when it was opened, or after its own last
+    `ingest`; `refresh` moves on.
+
+    Parameters
+    ----------
+    path : str or Path
+        A folder; a store is made there if there is none.
+    buckets : int, optional
+        Buckets of a store that is made; 32 if left out.
+
+    Raises
+    ------
+    StoreError
+        If the store cannot be made, is of another version, or its log is damaged.
+    ParameterError
+        If `buckets` is out of its range, or not what the store was made with.
+    """
+
+    def __init__(self, path: str | os.PathLike[str], *, buckets: int | None = None) -> None:
+        if buckets is not None and not 1 <= buckets <= 4096:
+            raise ParameterError(f"buckets={buckets}: must be from 1 to 4096")
+        self._root = Path(path)
+        if not log.is_store(self._root):
+            log.create(self._root, n_buckets=buckets or DEFAULT_BUCKETS)
+        self._snapshot = log.read(self._root)
+        if buckets is not None and buckets != self.n_buckets:
+            raise ParameterError(
+                f"{self._root} was made with {self.n_buckets} buckets, which cannot change; "
+                "leave buckets out"
+            )
+
+    @staticmethod
+    def is_store(path: str | os.PathLike[str]) -> bool:
+        """Tell whether a folder holds a store."""
+        with suppress(OSError, ValueError):
+            return log.is_store(Path(path))
+        return False
+
+    @property
+    def path(self) -> Path:
+        """Folder of the store."""
+        return self._root
+
+    @property
+    def n_buckets(self) -> int:
+        """Number of buckets of traces, fixed when the store was made."""
+        return self._snapshot.n_buckets
+
+    def refresh(self) -> "TraceStore":
+        """Move on to the newest commit, and return the store itself."""
+        self._snapshot = log.read(self._root, since=self._snapshot)
+        return self
+
+    def ingest(
+        self,
+        *sources: str | os.PathLike[str] | BinaryIO,
+        task_keys: Iterable[str] | None = None,
+        tenant_keys: Iterable[str] | None = None,
+        request_id_keys: Iterable[str] | None = None,
+        workers: int | None = None,
+        progress: Progress | None = None,
+    ) -> pl.DataFrame:
+        """Append exports, each content once.
+
+        A source is committed whole or not at all, whatever happens; what was committed
+        before an error stays, and the same call made again goes on from there.
+
+        Parameters
+        ----------
+        *sources : str, Path or BinaryIO
+            Files, folders, globs, ``-`` for standard input, or open binary streams.
+        task_keys, tenant_keys, request_id_keys : Iterable[str], optional
+            As for `read_traces`.
+        workers : int, optional
+            Processes that decode; one per core if left out. Small inputs are decoded in
+            this process.
+        progress : callable, optional
+            Called with a line of text at each step.
+
+        Returns
+        -------
+        pl.DataFrame
+            ``status`` (new, grown, already there) and the columns of INGEST, one row per
+            source. Duplicates are resolved when a bucket is read: here ``spans_kept`` equals
+            ``spans_decoded``. The row of a grown source counts what was added.
+
+        Raises
+        ------
+        SourceError
+            If a path does not exist, or a named file is no export.
+        StoreError
+            If the store cannot be written, or a worker died twice over one source.
+        """
+        if not sources:
+            raise ParameterError("no source; pass files, folders, globs or -")
+        if workers is not None and workers < 1:
+            raise ParameterError(f"workers={workers}: must be at least 1")
+        self.refresh()
+        self._snapshot, accounting = ingest_sources(
+            self._root,
+            self._snapshot,
+            sources,
+            keys=lifted_keys(task=task_keys, tenant=tenant_keys, request_id=request_id_keys),
+            workers=workers,
+            progress=progress or (lambda step: None),
+        )
+        return accounting
+
+    def buckets(self) -> range:
+        """Return the numbers of all buckets; the last holds what belongs to no trace.
+
+        That is metric points and log records without a trace id.
+        """
+        return range(self.n_buckets + 1)
+
+    def read_bucket(
+        self,
+        number: int,
+        *,
+        columns: Sequence[str] | None = None,
+        tables: Sequence[str] = _OF_BUCKETS,
+    ) -> TraceSet:
+        """Read one bucket, duplicates across sources resolved.
+
+        Parameters
+        ----------
+        number : int
+            One of `buckets()`.
+        columns : sequence of str, optional
+            Span columns that are needed; all if left out. The others come as nulls, except
+            where duplicates had to be compared in full.
+        tables : sequence of str
+            Tables that are needed besides the spans, of events, links, logs, metrics.
+
+        Returns
+        -------
+        TraceSet
+            Whole traces, in the order and by the rules of `read_traces`; rejects and ingest
+            stay empty (see `rejects` and `ingest_table`).
+
+        Raises
+        ------
+        ParameterError
+            If there is no such bucket, column or table.
+        StoreError
+            If a part is missing or a byte of it was altered.
+        """
+        if number not in self.buckets():
+            raise ParameterError(f"no bucket {number}; the store has 0 to {self.n_buckets}")
+        _known(columns or (), schema.SPANS.names(), "column")
+        _known(tables, _OF_BUCKETS, "table")
+        return self._read(number, columns, tables)
+
+    def read(self) -> TraceSet:
+        """Read the whole store into memory.
+
+        Returns
+        -------
+        TraceSet
+            As if `read_traces` had read all its sources, with their accounting.
+
+        Raises
+        ------
+        StoreError
+            If a part is missing or a byte of it was altered.
+        """
+        chunk = self._chunk(None, None, _OF_BUCKETS)
+        whole = finalise(chunk, ingest=self.ingest_table)
+        return whole.with_tables(rejects=self.rejects)
+
+    def trace(self, trace_id: str) -> TraceSet:
+        """Read one trace, without the rest of the store.
+
+        Parameters
+        ----------
+        trace_id : str
+            A trace id; upper case and missing leading zeros are mended.
+
+        Returns
+        -------
+        TraceSet
+            Its spans, events, links and logs.
+
+        Raises
+        ------
+        UnknownTraceError
+            If no span carries this id.
+        StoreError
+            If a part is missing or a byte of it was altered.
+        """
+        for candidate in dict.fromkeys((trace_id, trace_id.lower().rjust(32, "0"))):
+            found = self._read_trace(candidate)
+            if found.spans.height:
+                return found
+        raise UnknownTraceError(
+            f"no trace {html.plain(trace_id)} in the store {self._root}; "
+            "`store.read_bucket(0).spans['trace_id']` lists some"
+        )
+
+    @property
+    def ingest_table(self) -> pl.DataFrame:
+        """One accounting row per source (INGEST), duplicates not yet resolved.
+
+        What a growing file added over time is one row, under the digest of its newest state.
+        """
+        rows = [
+            source.row
+            for commit in self._snapshot.commits
+            for source in commit.sources
+            if source.row
+        ]
+        numbers = [name for name, dtype in schema.INGEST.items() if dtype == pl.Int64]
+        texts = ["sha256", "form", "compression"]
+        return (
+            pl.DataFrame(rows, schema=schema.INGEST)
+            .group_by("source", maintain_order=True)
+            .agg(pl.col(texts).last(), pl.col(numbers).sum())
+            .select(schema.INGEST.names())
+            .sort("source")
+        )
+
+    @property
+    def rejects(self) -> pl.DataFrame:
+        """All that could not be read (REJECTS), of all sources."""
+        tables = [schema.empty(schema.REJECTS)]
+        for at, commit in enumerate(self._snapshot.commits):
+            found = [
+                read_part(self._root, batch["rejects"])
+                for batch in commit.batches
+                if "rejects" in batch
+            ]
+            if found:
+                tables.append(self._still_rejected(pl.concat(found), at))
+        return pl.concat(tables).sort(
+            "source", "offset", "line", "reason", "excerpt", maintain_order=True
+        )
+
+    def info(self) -> dict[str, Any]:
+        """Return counts of what is in the store, without reading it.
+
+        Returns
+        -------
+        dict
+            ``path``, ``commits``, ``sources``, ``buckets``, ``parts``, ``bytes``, and
+            the rows of each table, duplicates included.
+        """
+        parts = [part for batch in self._batches() for part in batch.items()]
+        rows = {table: sum(part.rows for name, part in parts if name == table) for table in STORED}
+        return {
+            "path": str(self._root),
+            "commits": self._snapshot.number,
+            "sources": self.ingest_table.height,
+            "buckets": self.n_buckets,
+            "parts": len(parts),
+            "bytes": sum(part.size for _, part in parts),
+            **rows,
+        }
+
+    def __repr__(self) -> str:
+        facts = self.info()
+        counts = ", ".join(f"{facts[table]:,} {table}" for table in STORED)
+        return "\n".join(
+            (
+                f"TraceStore({html.plain(facts['path'])}: {counts}; duplicates included)",
+                f"  {facts['sources']:,} sources in {facts['commits']:,} commits, "
+                f"{facts['buckets']} buckets, {facts['parts']:,} parts, "
+                f"{facts['bytes'] / 1e6:,.1f} MB",
+            )
+        )
+
+    def _repr_html_(self) -> str:
+        facts = self.info()
+        return html.table(list(facts), [list(facts.values())], caption="TraceStore")
+
+    def _batches(self) -> list[dict[str, Part]]:
+        return [batch for commit in self._snapshot.commits for batch in commit.batches]
+
+    def _still_rejected(self, rejects: pl.DataFrame, at: int) -> pl.DataFrame:
+        """Leave out what a later commit read anew: the torn end of a file that has grown."""
+        commits = self._snapshot.commits
+        mine = {source.sha256: source.row.get("source") for source in commits[at].sources}
+        for commit in commits[at + 1 :]:
+            for source in commit.sources:
+                if source.extends in mine:
+                    again = (pl.col("source") == mine[source.extends]) & (
+                        pl.col("offset") >= source.extends_at
+                    )
+                    rejects = rejects.filter(~again)
+        return rejects
+
+    def _read(self, bucket: int, columns: Sequence[str] | None, tables: Sequence[str]) -> TraceSet:
+        if columns is not None:
+            # Spans can only be duplicates of each other if they share their ids.
+            names = list(dict.fromkeys((*_IDS, "start_time", "source", *columns, ROW)))
+            chunk = self._chunk(bucket, names, tables)
+            if not chunk.spans.select(pl.struct(_IDS).is_duplicated().any()).item():
+                return finalise(chunk)
+        chunk = self._chunk(bucket, None, _OF_BUCKETS)
+        whole = finalise(chunk)
+        unwanted = {
+            name: schema.empty(
+                getattr(schema, "METRIC_POINTS" if name == "metrics" else name.upper())
+            )
+            for name in _OF_BUCKETS[1:]
+            if name not in tables
+        }
+        return whole.with_tables(**unwanted)
+
+    def _chunk(
+        self, bucket: int | None, columns: Sequence[str] | None, tables: Sequence[str]
+    ) -> Chunk:
+        return gather(
+            self._batch_chunk(batch, bucket, columns, tables) for batch in self._batches()
+        )
+
+    def _batch_chunk(
+        self,
+        batch: dict[str, Part],
+        bucket: int | None,
+        columns: Sequence[str] | None,
+        tables: Sequence[str],
+    ) -> Chunk:
+        found: dict[str, pl.DataFrame] = {}
+        for table in ("spans", *tables):
+            if table not in batch:
+                continue
+            names = columns if table == "spans" else None
+            rows = read_part(self._root, batch[table], bucket=bucket, columns=names)
+            found[table] = _filled(rows, STORED[table])
+        return Chunk(**found)
+
+    def _read_trace(self, trace_id: str) -> TraceSet:
+        bucket = int(bucket_of(pl.Series([trace_id]), self.n_buckets)[0])
+        of_trace = pl.col("trace_id") == trace_id
+        chunks = []
+        for batch in self._batches():
+            found = {
+                table: read_part(self._root, batch[table], bucket=bucket, trace_id=trace_id)
+                for table in ("spans", "events", "links", "logs")
+                if table in batch
+            }
+            chunks.append(Chunk(**{table: rows.filter(of_trace) for table, rows in found.items()}))
+        return finalise(gather(chunks))
+
+
+def _filled(rows: pl.DataFrame, wanted: pl.Schema) -> pl.DataFrame:
+    if rows.columns == wanted.names():
+        return rows
+    present = set(rows.columns)
+    return rows.select(
+        pl.col(name) if name in present else pl.lit(None, dtype).alias(name)
+        for name, dtype in wanted.items()
+    )
+
+
+def _known(names: Iterable[str], wanted: Sequence[str], what: str) -> None:
+    unknown = [name for name in names if name not in wanted]
+    if unknown:
+        raise ParameterError(f"no {what} {', '.join(unknown)}; there are {', '.join(wanted)}")
