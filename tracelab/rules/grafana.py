@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Any, Final
 
 from tracelab import html
-from tracelab.rules.metric_names import MetricNames, metric_names
+from tracelab.signals.metric_names import MetricNames, metric_names
 from tracelab.rules.promql import RULE_LABEL, alert_name, duration, exportable, selector, slow_share
 from tracelab.rules.rule import WarningRule
 

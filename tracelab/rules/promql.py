@@ -6,7 +6,7 @@ from typing import Any, Final
 
 from tracelab import html
 from tracelab.exceptions import ParameterError
-from tracelab.rules.metric_names import MetricNames, metric_names
+from tracelab.signals.metric_names import MetricNames, metric_names
 from tracelab.rules.rule import WarningRule
 
 RULE_LABEL: Final = "tracelab_rule"

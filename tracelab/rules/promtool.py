@@ -8,7 +8,7 @@ import polars as pl
 
 from tracelab.rules.alert import Counter, Flags, firing_states, levels
 from tracelab.rules.learning import PairHistory, pair_history
-from tracelab.rules.metric_names import MetricNames, metric_names
+from tracelab.signals.metric_names import MetricNames, metric_names
 from tracelab.rules.promql import (
     alert_annotations,
     alert_labels,

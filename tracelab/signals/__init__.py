@@ -1,6 +1,7 @@
 """Series of requests, errors and latency, and what precedes what."""
 
 from tracelab.signals.bursts import detect_error_bursts
+from tracelab.signals.counters import red_from_metrics, red_from_prometheus
 from tracelab.signals.leads import find_lead_lags, neighbour_pairs
 from tracelab.signals.red import merge_red, red_series
 from tracelab.signals.rises import detect_latency_rises
@@ -11,5 +12,7 @@ __all__ = [
     "find_lead_lags",
     "merge_red",
     "neighbour_pairs",
+    "red_from_metrics",
+    "red_from_prometheus",
     "red_series",
 ]
