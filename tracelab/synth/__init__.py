@@ -5,7 +5,7 @@ capture, also a real one, and return what they planted.
 """
 
 from tracelab.synth.failures import DEFAULT_FATES, inject_errors
-from tracelab.synth.generate import synthesize_traces
+from tracelab.synth.generate import synthesize_traces, write_synthetic
 from tracelab.synth.inject import DEFAULT_RATES, inject_breaks
 
 __all__ = [
@@ -14,4 +14,5 @@ __all__ = [
     "inject_breaks",
     "inject_errors",
     "synthesize_traces",
+    "write_synthetic",
 ]

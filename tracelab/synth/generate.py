@@ -1,11 +1,21 @@
 """Make captures: in memory, or any size on disk."""
 
 from datetime import datetime
+from pathlib import Path
+from typing import Final, Literal
+
+import polars as pl
 
 from tracelab.exceptions import ParameterError
+from tracelab.io.write_otlp import OtlpWriter
 from tracelab.synth.failures import inject_errors
-from tracelab.synth.traffic import build_stage, play_traffic, to_ns
+from tracelab.synth.traffic import Stage, build_stage, play_traffic, to_ns
 from tracelab.traceset import TraceSet
+
+_CHUNK_TRACES: Final = 8_000
+"""Traces that are played and written at a time: some 100,000 spans, 500 MB at the peak."""
+_FLUSH: Final = "5s"
+"""How often the SDKs' batch processors export by default."""
 
 
 def synthesize_traces(
@@ -67,3 +77,80 @@ def synthesize_traces(
     )
     clean = play_traffic(stage, traces=traces, start_ns=to_ns(start))
     return inject_errors(clean, seed=seed, rate=error_rate)[0] if error_rate else clean
+
+
+def write_synthetic(
+    path: str | Path,
+    *,
+    seed: int,
+    spans: int,
+    encoding: Literal["json", "proto"] = "proto",
+    services: int = 12,
+    concurrency: float = 20.0,
+    error_rate: float = 0.01,
+) -> int:
+    """Write a synthetic capture of any size as OTLP, in bounded memory.
+
+    Spans come in the order in which SDKs export: batches of one process, by end time.
+
+    Parameters
+    ----------
+    path : str or Path
+        File to write, as the Collector's file exporter writes it.
+    seed : int
+        The same seed and arguments give the same bytes.
+    spans : int
+        How many spans to write; the last trace may be cut short.
+    encoding : {"json", "proto"}
+        JSON lines, or protobuf with a length before each message.
+    services, concurrency, error_rate : int, float, float
+        As in `synthesize_traces`.
+
+    Returns
+    -------
+    int
+        Number of traces written.
+
+    Raises
+    ------
+    ParameterError
+        If an argument is out of its range.
+    OSError
+        If the file cannot be written.
+    """
+    if spans < 1:
+        raise ParameterError(f"spans is {spans}; at least one is needed")
+    stage = build_stage(
+        seed=seed,
+        services=services,
+        concurrency=concurrency,
+        handoff_ms=0.3,
+        queue_delay_s=0.2,
+        skew_ms=0.05,
+    )
+    left, traces, chunk = spans, 0, 0
+    with OtlpWriter(path, encoding=encoding) as writer:
+        while left > 0:
+            part = _export_order(_chunk(stage, chunk, error_rate), most=left)
+            writer.write(part)
+            left -= part.spans.height
+            traces += part.n_traces
+            chunk += 1
+    return traces
+
+
+def _chunk(stage: Stage, chunk: int, error_rate: float) -> TraceSet:
+    clean = play_traffic(stage, traces=_CHUNK_TRACES, chunk=chunk, start_ns=to_ns(None))
+    seed = stage.seed * 1_000_003 + chunk
+    return inject_errors(clean, seed=seed, rate=error_rate)[0] if error_rate else clean
+
+
+def _export_order(traces: TraceSet, *, most: int) -> TraceSet:
+    """Sort spans as they leave: flush by flush, process by process, by end time."""
+    process = ["service_name", "service_instance_id", "host_name", "process_pid"]
+    spans = (
+        traces.spans.head(most)
+        .sort(pl.col("end_time").dt.truncate(_FLUSH), *process, "end_time", "span_id")
+        .select(traces.spans.columns)
+    )
+    return traces.with_tables(spans=spans)

@@ -22,8 +22,9 @@ def lost_truth(plot: Plot) -> pl.DataFrame:
 
     A span whose parent was lost is always observable; its true parent is the nearest ancestor
     that was exported. What a sampler dropped is a sampling gap, at the orphan or at the call.
-    Evidence of the cause is there where the same cause shows at least three times in the same operation (span never ended), process
-    (queue, export, exit), service (sampling, missing instrumentation) or at the edge.
+    Evidence of the cause is there where it shows at least three times in one operation (span
+    never ended), process (queue, export, exit), service (sampling, missing instrumentation)
+    or at the edge.
     """
     kept = plot.lost == 0
     orphans = np.flatnonzero(kept & (plot.up >= 0))
