@@ -176,7 +176,8 @@ class KeyValues:
     @cached_property
     def codes(self) -> Index:
         """Number of each attribute's key in `names`."""
-        return self._encoded.indices.to_numpy(zero_copy_only=False).astype(np.int64)
+        codes: Index = self._encoded.indices.to_numpy(zero_copy_only=False).astype(np.int64)
+        return codes
 
     @cached_property
     def names(self) -> list[str]:
@@ -420,7 +421,9 @@ def lift_integers(kv: KeyValues, keys: Iterable[str]) -> pl.Series:
     return pl.select(pl.coalesce(numbers, parsed)).to_series()
 
 
-def lift(kv: KeyValues, wanted: Mapping[str, tuple[str, ...]], integers: set[str]) -> list[pl.Series]:
+def lift(
+    kv: KeyValues, wanted: Mapping[str, tuple[str, ...]], integers: set[str]
+) -> list[pl.Series]:
     """Read several columns out of the attributes.
 
     Parameters

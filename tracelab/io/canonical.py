@@ -245,8 +245,10 @@ def _message(value: dict[str, Any], name: str, losses: Losses, depth: int) -> di
         if one is None or part is None:
             continue
         try:
-            read = _repeated(part, one, losses, depth) if one.repeated else _single(
-                part, one, losses, depth
+            read = (
+                _repeated(part, one, losses, depth)
+                if one.repeated
+                else _single(part, one, losses, depth)
             )
         except ValueError as error:
             losses.add(f"{one.json_name}: {error}; left out", part)
@@ -261,7 +263,7 @@ def _message(value: dict[str, Any], name: str, losses: Losses, depth: int) -> di
 def _repeated(part: Any, one: _Field, losses: Losses, depth: int) -> list[Any]:
     if not isinstance(part, list):
         raise ValueError("not an array")
-    made = []
+    made: list[Any] = []
     for item in part:
         try:
             if item is None and one.type != _D.TYPE_MESSAGE:
@@ -452,8 +454,8 @@ def _encode_message(value: dict[str, Any], message: str, ids: Ids) -> bytes:
         if counted and one.name in _ID_LENGTHS and not _HEX.fullmatch(part):
             ids.kept.append((message, row, one.name, part))
             continue
-        for item in part if one.repeated else (part,):
-            parts.append(_encode_field(item, one, ids))
+        items = part if one.repeated else (part,)
+        parts += [_encode_field(item, one, ids) for item in items]
     return b"".join(parts)
 
 

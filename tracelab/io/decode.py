@@ -8,16 +8,15 @@ import numpy.typing as npt
 import polars as pl
 
 from tracelab import schema
-from tracelab.io import decode_proto
+from tracelab.io import decode_json, decode_proto
 from tracelab.io.chunk import MESSAGES, Block, Chunk
 from tracelab.io.flatten import (
     LiftedKeys,
-    Problems,
     flatten_logs,
     flatten_metrics,
     flatten_spans,
 )
-from tracelab.io.levels import Decoded
+from tracelab.io.levels import Decoded, Problems
 
 __all__ = ["LiftedKeys", "decode_block"]
 
@@ -60,8 +59,6 @@ def decode_block(
     if block.encoding == "proto":
         decoded = decode_proto.decode_messages(messages, problems)
     else:
-        from tracelab.io import decode_json
-
         decoded = decode_json.decode_messages(messages, problems)
     return _chunk(block, decoded, problems, source=source, first_row=first_row, keys=keys)
 

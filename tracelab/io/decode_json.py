@@ -90,8 +90,8 @@ def _decode_natively(
 ) -> list[Decoded]:
     content = b"\n".join(messages)
     try:
-        levels = read_messages(messages, sources, signal, sniff_dialect(content))
-        return [_of_levels(levels)]
+        whole = read_messages(messages, sources, signal, sniff_dialect(content))
+        return [_of_levels(whole)]
     except RefusedError:
         runs = _runs(messages, sources, signal, sniff_dialect(content, whole=True))
     if len(runs) > _MAX_RUNS:
@@ -112,9 +112,7 @@ def _of_levels(levels: Spans | Logs) -> Decoded:
 _Run = tuple[int, int, Spans | Logs | None]
 
 
-def _runs(
-    messages: list[bytes], sources: Index, signal: Signal, dialect: Dialect
-) -> list[_Run]:
+def _runs(messages: list[bytes], sources: Index, signal: Signal, dialect: Dialect) -> list[_Run]:
     """Split messages into runs that the native reader took and runs that it refused."""
     runs: list[_Run] = []
     waiting = [(0, len(messages))]
@@ -167,13 +165,13 @@ def _decode_leniently(messages: list[bytes], sources: Index, problems: Problems)
 
 def _restore_ids(decoded: Decoded, ids: Ids) -> None:
     """Put ids that are no hex back where protobuf could not carry them."""
-    levels: dict[str, tuple[Level | None, str]] = {
-        "opentelemetry.proto.trace.v1.Span": (decoded.spans and decoded.spans.spans, ""),
-        "opentelemetry.proto.trace.v1.Span.Link": (decoded.spans and decoded.spans.links, "linked_"),
-        "opentelemetry.proto.logs.v1.LogRecord": (decoded.logs and decoded.logs.logs, ""),
-    }
+    levels: dict[str, tuple[Level, str]] = {}
+    if decoded.spans is not None:
+        levels["opentelemetry.proto.trace.v1.Span"] = (decoded.spans.spans, "")
+        levels["opentelemetry.proto.trace.v1.Span.Link"] = (decoded.spans.links, "linked_")
+    if decoded.logs is not None:
+        levels["opentelemetry.proto.logs.v1.LogRecord"] = (decoded.logs.logs, "")
     for message, row, name, text in ids.kept:
         level, prefix = levels[message]
-        if level is not None:
-            column = f"{prefix}{name}"
-            level.columns[column] = level.columns[column].scatter(row, text)
+        column = f"{prefix}{name}"
+        level.columns[column] = level.columns[column].scatter(row, text)

@@ -226,7 +226,7 @@ def flatten_spans(
     table = _table(
         columns,
         _envelope(decoded.resources, decoded.scopes, spans, problems),
-        like=pl.Schema({**schema.SPANS, ROW: pl.UInt64}),
+        like=with_row(schema.SPANS),
     )
     ids = table.select("trace_id", "span_id", ROW)
     return Chunk(
@@ -234,6 +234,11 @@ def flatten_spans(
         events=_events(decoded.events, ids, problems),
         links=_links(decoded.links, ids, problems),
     )
+
+
+def with_row(table: pl.Schema) -> pl.Schema:
+    """Return a schema with the running number of the span behind its columns."""
+    return pl.Schema([*table.items(), (ROW, pl.UInt64())])
 
 
 def _index_within(parent: Index) -> pl.Series:
@@ -273,7 +278,7 @@ def _events(level: Level, ids: pl.DataFrame, problems: Problems) -> pl.DataFrame
         "origin": pl.repeat("span_event", len(events), dtype=pl.String, eager=True),
         **exception,
     }
-    like = pl.Schema({**schema.EVENTS, ROW: pl.UInt64})
+    like = with_row(schema.EVENTS)
     return _table(columns, ids[events.parent], like=like)
 
 
@@ -289,7 +294,7 @@ def _links(level: Level, ids: pl.DataFrame, problems: Problems) -> pl.DataFrame:
         "attributes": attribute_texts(links.attributes),
         "dropped_attributes_count": plain["dropped_attributes_count"],
     }
-    like = pl.Schema({**schema.LINKS, ROW: pl.UInt64})
+    like = with_row(schema.LINKS)
     return _table(columns, ids[links.parent], like=like)
 
 
@@ -332,9 +337,7 @@ def flatten_logs(
     del exception["exception_escaped"]
     event_name = _optional(plain["event_name"])
     if event_name.null_count():
-        event_name = event_name.zip_with(
-            event_name.is_not_null(), lift_texts(kv, ("event.name",))
-        )
+        event_name = event_name.zip_with(event_name.is_not_null(), lift_texts(kv, ("event.name",)))
     trace_id, span_id = plain["trace_id"], plain["span_id"]
     columns = {
         "trace_id": trace_id.set((trace_id == "") | (trace_id == _ZERO_TRACE), None),
@@ -396,6 +399,4 @@ def flatten_metrics(decoded: Metrics, *, source: str, problems: Problems) -> pl.
         "attributes": attribute_texts(points.attributes),
         "source": pl.repeat(source, len(points), dtype=pl.String, eager=True),
     }
-    return _table(
-        columns, own[points.parent], envelope[points.parent], like=schema.METRIC_POINTS
-    )
+    return _table(columns, own[points.parent], envelope[points.parent], like=schema.METRIC_POINTS)

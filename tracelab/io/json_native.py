@@ -62,9 +62,7 @@ class Dialect:
 
 
 _MARKS: Final = {
-    "times_as_text": re.compile(
-        rb'"(?:(?:start|end)?_?[tT]ime_?[uU]nix_?[nN]ano)"\s*:\s*(["0-9])'
-    ),
+    "times_as_text": re.compile(rb'"(?:(?:start|end)?_?[tT]ime_?[uU]nix_?[nN]ano)"\s*:\s*(["0-9])'),
     "integers_as_text": re.compile(rb'"int_?[vV]alue"\s*:\s*(["0-9-])'),
     "kinds_as_text": re.compile(rb'"kind"\s*:\s*(["0-9])'),
     "codes_as_text": re.compile(rb'"code"\s*:\s*(["0-9])'),
@@ -111,9 +109,7 @@ def sniff_dialect(content: bytes, *, whole: bool = False) -> Dialect:
         choices[name] = getattr(usual, name) if found is None else found[1] == b'"'
     snake_case = _SNAKE.search(sample) is not None
     absent = frozenset(
-        name
-        for name in _RARE
-        if f'"{_named(name, snake_case=snake_case)}"'.encode() not in content
+        name for name in _RARE if f'"{_named(name, snake_case=snake_case)}"'.encode() not in content
     )
     return Dialect(snake_case=snake_case, absent=absent, **choices)
 

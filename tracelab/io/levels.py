@@ -144,15 +144,15 @@ def joined_blocks(parts: list[Decoded]) -> Decoded:
 def _joined(blocks: list[_Block]) -> _Block | None:
     if len(blocks) < 2:
         return blocks[0] if blocks else None
-    names = [one.name for one in fields(blocks[0])]
+    names: list[str] = [one.name for one in fields(blocks[0])]
     sizes = {
-        name: np.cumsum([0, *(len(getattr(block, name)) for block in blocks)]) for name in names
+        noun: np.cumsum([0, *(len(getattr(block, noun)) for block in blocks)]) for noun in names
     }
-    made = {}
-    for name in names:
-        levels = [getattr(block, name) for block in blocks]
-        shifts = sizes[_ABOVE[name]] if name in _ABOVE else np.zeros(len(blocks), np.int64)
-        made[name] = Level(
+    made: dict[str, Level] = {}
+    for noun in names:
+        levels = [getattr(block, noun) for block in blocks]
+        shifts = sizes[_ABOVE[noun]] if noun in _ABOVE else np.zeros(len(blocks), np.int64)
+        made[noun] = Level(
             np.concatenate(
                 [level.parent + shift for level, shift in zip(levels, shifts, strict=False)]
             ),

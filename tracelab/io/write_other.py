@@ -33,7 +33,7 @@ def _attributes(text: str | None) -> list[dict[str, Any]]:
 
 
 def _nanoseconds(columns: list[str]) -> list[pl.Expr]:
-    """Times as texts, which JSON carries exactly."""
+    """Read times as texts, which JSON carries exactly."""
     return [pl.col(column).cast(pl.Int64).cast(pl.String) for column in columns]
 
 

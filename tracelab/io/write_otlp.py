@@ -1,5 +1,6 @@
 """A capture back to OTLP, as the Collector's file exporter writes it."""
 
+import itertools
 import json
 import struct
 from collections.abc import Iterator
@@ -13,6 +14,7 @@ import polars as pl
 from tracelab import schema
 from tracelab.exceptions import ParameterError
 from tracelab.io.attribute_pairs import AttributePairs, joined_arrays
+from tracelab.io.attributes import Index
 from tracelab.io.write_other import log_requests, metric_requests
 from tracelab.traceset import TraceSet
 
@@ -208,7 +210,7 @@ def _with_rows(table: pl.DataFrame, rows: pl.DataFrame, order: list[str]) -> pl.
     )
 
 
-def _of_part(table: pl.DataFrame, start: int, place: np.ndarray) -> pl.DataFrame:
+def _of_part(table: pl.DataFrame, start: int, place: Index) -> pl.DataFrame:
     rows = table["row"]
     low, high = rows.search_sorted(start), rows.search_sorted(start + len(place))
     part = table.slice(low, high - low)
@@ -224,7 +226,7 @@ def message_bounds(spans: pl.DataFrame, spans_per_message: int) -> list[tuple[in
     edges = [0, *(np.flatnonzero(np.diff(group)) + 1).tolist(), len(group)]
     return [
         (at, min(at + spans_per_message, stop))
-        for start, stop in zip(edges[:-1], edges[1:], strict=True)
+        for start, stop in itertools.pairwise(edges)
         for at in range(start, stop, spans_per_message)
     ]
 

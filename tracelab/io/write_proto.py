@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Iterator
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 import polars as pl
@@ -13,7 +13,7 @@ from tracelab.exceptions import ParameterError
 from tracelab.io.attribute_pairs import AttributePairs
 from tracelab.io.attributes import Index, arrow_text
 from tracelab.io.canonical import encode_value
-from tracelab.io.decode_proto import handler
+from tracelab.io.lean import handler
 from tracelab.io.write_otlp import enum_numbers_of, message_bounds
 
 _ODD_HEX: Final = "id {!r} is no hex, which protobuf cannot carry; pass encoding='json'"
@@ -141,7 +141,9 @@ def _struct(of_type: pa.StructType, **arrays: pa.Array) -> pa.StructArray:
         [
             arrays[one.name].cast(one.type)
             if one.name in arrays and not pa.types.is_nested(one.type)
-            else arrays[one.name] if one.name in arrays else _empty(one.type, size)
+            else arrays[one.name]
+            if one.name in arrays
+            else _empty(one.type, size)
             for one in fields
         ],
         fields=fields,
@@ -204,15 +206,13 @@ def _attributes(texts: pl.Series) -> pa.ListArray:
     values = pairs.values
     first = values.str.slice(0, 1)
     quoted = first == '"'
-    nested = {
-        text: encode_value(value)
-        for text, value in pairs.nested_values().items()
-    }
+    nested = {text: encode_value(value) for text, value in pairs.nested_values().items()}
+    boolean = first.is_in(["t", "f"])
     numeric = first.is_in(list("-0123456789"))
     double = numeric & values.str.contains("[.eE]")
     columns = {
         "string_value": _where(quoted, _unescaped(values.filter(quoted))).cast(pl.Binary),
-        "bool_value": _where(first.is_in(["t", "f"]), values.filter(first.is_in(["t", "f"])) == "true"),
+        "bool_value": _where(boolean, values.filter(boolean) == "true"),
         "int_value": _where(numeric & ~double, values.filter(numeric & ~double).cast(pl.Int64)),
         "double_value": _where(double, values.filter(double).cast(pl.Float64)),
     }

@@ -1,0 +1,81 @@
+"""Lean twins of OTLP's protobuf descriptors, for the native decoder and encoder.
+
+The twins are derived from opentelemetry-proto's own descriptors with three changes. Text is
+declared as bytes, so that one invalid name does not cost its whole message. Arrays and maps
+inside an attribute are declared as bytes, so that depth costs nothing until it is there; they
+are decoded level by level, again natively. The ``instrumentation_library_spans`` of OTLP
+0.15 to 0.18 (field 1000) is known.
+"""
+
+from functools import cache
+from typing import Any, Final
+
+from google.protobuf import descriptor_pb2, descriptor_pool
+from opentelemetry.proto.common.v1 import common_pb2
+from opentelemetry.proto.logs.v1 import logs_pb2
+from opentelemetry.proto.metrics.v1 import metrics_pb2
+from opentelemetry.proto.resource.v1 import resource_pb2
+from opentelemetry.proto.trace.v1 import trace_pb2
+from ptars import HandlerPool
+
+LEGACY_FIELD: Final = 1000
+LEGACY_NAME: Final = "instrumentation_library_spans"
+
+_FILES: Final = (common_pb2, resource_pb2, trace_pb2, logs_pb2, metrics_pb2)
+_LEFT_OUT: Final = {"string_value_strindex", "key_strindex", "entity_refs"}
+_PACKAGE: Final = "tracelab.lean"
+_Field = descriptor_pb2.FieldDescriptorProto
+
+
+def _lean_message(message: descriptor_pb2.DescriptorProto) -> None:
+    kept = [item for item in message.field if item.name not in _LEFT_OUT]
+    del message.field[:]
+    message.field.extend(kept)
+    for item in message.field:
+        if item.type_name:
+            item.type_name = item.type_name.replace(".opentelemetry.proto", f".{_PACKAGE}")
+        nested = message.name == "AnyValue" and item.type == _Field.TYPE_MESSAGE
+        if nested or item.type == _Field.TYPE_STRING:
+            item.type = _Field.TYPE_BYTES
+            item.ClearField("type_name")
+    for nested_message in message.nested_type:
+        _lean_message(nested_message)
+    if message.name == "ResourceSpans":
+        message.field.add(
+            name=LEGACY_NAME,
+            number=LEGACY_FIELD,
+            type=_Field.TYPE_BYTES,
+            label=_Field.LABEL_REPEATED,
+        )
+        del message.reserved_range[:]
+
+
+def _lean_file(module: Any) -> descriptor_pb2.FileDescriptorProto:
+    twin = descriptor_pb2.FileDescriptorProto()
+    module.DESCRIPTOR.CopyToProto(twin)
+    twin.name = twin.name.replace("opentelemetry/", "tracelab/")
+    twin.package = twin.package.replace("opentelemetry.proto", _PACKAGE)
+    dependencies = [name.replace("opentelemetry/", "tracelab/") for name in twin.dependency]
+    del twin.dependency[:]
+    twin.dependency.extend(dependencies)
+    for message in twin.message_type:
+        _lean_message(message)
+    return twin
+
+
+@cache
+def _handlers() -> tuple[HandlerPool, descriptor_pool.DescriptorPool]:
+    pool = descriptor_pool.DescriptorPool()
+    files = []
+    for module in _FILES:
+        twin = _lean_file(module)
+        pool.Add(twin)
+        files.append(pool.FindFileByName(twin.name))
+    return HandlerPool(files), pool
+
+
+@cache
+def handler(name: str) -> Any:
+    """Return the native decoder of a message, e.g. ``trace.v1.Span``."""
+    handlers, pool = _handlers()
+    return handlers.get_for_message(pool.FindMessageTypeByName(f"{_PACKAGE}.{name}"))
