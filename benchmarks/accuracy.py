@@ -241,7 +241,7 @@ def lab_runs(which: str) -> Iterator[tuple[str, TraceSet, pl.DataFrame]]:
     for folder in sorted((ROOT / "data" / "lab").glob(f"*-{which}")):
         path = folder / "truth.jsonl.gz"
         if path.is_file():
-            rows = [json.loads(line) for line in gzip.open(path)]
+            rows = [json.loads(line) for line in gzip.decompress(path.read_bytes()).splitlines()]
             columns = {
                 name: pl.Series(name, [row.get(name) for row in rows], dtype, strict=False)
                 for name, dtype in schema.TRUTH.items()

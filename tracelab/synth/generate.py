@@ -37,8 +37,8 @@ def synthesize_traces(
     seed : int
         The same seed and arguments give the same tables.
     traces : int
-        How many requests and jobs enter the fleet. Consumers that start a trace of their own
-        with a link come on top.
+        How many requests enter the fleet. Jobs that tick, and consumers that start a trace of
+        their own with a link, come on top.
     services : int
         How many services the fleet has; 3 to 40 look natural.
     concurrency : float

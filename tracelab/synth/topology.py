@@ -75,7 +75,8 @@ class Step:
 class Fleet:
     """Services and their entries; an entry is a call tree, its share, and its period.
 
-    ``periods_s`` is 0 for entries that users call at random, else the period of a cron job.
+    ``periods_s`` is 0 for entries that users call at random, else the period of a cron job,
+    whose share is 0.
     """
 
     services: tuple[Service, ...]
@@ -132,7 +133,7 @@ def build_fleet(seed: int, services: int) -> Fleet:
     entries: list[Step] = []
     periods: list[float] = []
     for number in fronts:
-        for _ in range(int(rng.integers(2, 5))):
+        for _ in range(int(rng.integers(2, 5 + services // 12))):
             entries.append(grower.entry(number))
             periods.append(0.0)
     for _ in range(1 + services // 10):
@@ -174,9 +175,10 @@ class _Grower:
         self.rng = rng
         self.services = services
         self.room = 0
+        self.called = np.zeros(len(services), bool)
 
     def entry(self, service: int) -> Step:
-        self.room = int(self.rng.integers(8, 46))
+        self.room = int(self.rng.integers(6, 64))
         root = self.server(service, depth=0)
         if self.rng.random() < 0.12:  # a load generator or a browser that is traced itself
             caller = Step(service, f"HTTP {self._verb()}", "CLIENT", protocol="http")
@@ -215,7 +217,7 @@ class _Grower:
 
     def _fill(self, step: Step, depth: int) -> None:
         rng = self.rng
-        many = int(rng.integers(1, 5)) if depth < 5 else int(rng.integers(0, 2))
+        many = int(rng.integers(1, 7 - depth)) if depth < 5 else int(rng.integers(0, 2))
         parallel = rng.random() < 0.3
         for _ in range(many):
             if self.room <= 0:
@@ -225,6 +227,14 @@ class _Grower:
                 child.mode = "parallel"
                 child.handoff = self._unit(step.service) if child.handoff == "same" else "same"
             step.children.append(child)
+
+    def _callee(self, deeper: list[int]) -> int:
+        """Draw a service to call, rather one that nobody calls yet and one that is near."""
+        layers = np.array([self.services[number].layer for number in deeper])
+        weights = np.where(self.called[deeper], 1.0, 4.0) / (1.0 + layers - layers.min())
+        callee = int(self.rng.choice(deeper, p=weights / weights.sum()))
+        self.called[callee] = True
+        return callee
 
     def _unit(self, service: int) -> str:
         tasks = self.services[service].language in ("go", "nodejs", "rust")
@@ -237,12 +247,12 @@ class _Grower:
         draw = rng.random()
         deeper = [n for n, s in enumerate(self.services) if s.layer > self.services[service].layer]
         chance = 1.0 if rng.random() < 0.6 else float(rng.uniform(0.1, 0.9))
-        if deeper and draw < 0.42 and depth < 7:
-            child = self._call(service, int(rng.choice(deeper)), depth)
+        if deeper and draw < 0.45 and depth < 9:
+            child = self._call(service, self._callee(deeper), depth)
         elif draw < 0.62:
             child = self._store_call(service)
         elif draw < 0.70 and deeper:
-            child = self._publish(service, int(rng.choice(deeper)), depth)
+            child = self._publish(service, self._callee(deeper), depth)
         elif draw < 0.77:
             child = self._internal(service, depth)
             child.mode, child.handoff = "detached", self._unit(service)
@@ -274,6 +284,8 @@ class _Grower:
         child = Step(service, name.format(noun=self._noun()), "CLIENT", protocol="db")
         child.median_ms = float(np.exp(rng.normal(0.6, 0.8)))
         child.attributes = {"db.system": system, "server.address": host}
+        if system in ("postgresql", "mysql"):
+            child.attributes["db.query.text"] = f"{child.name} WHERE id IN ("
         return child
 
     def _call(self, service: int, callee: int, depth: int) -> Step:

@@ -69,9 +69,11 @@ def play_traffic(stage: Stage, *, traces: int, chunk: int = 0, start_ns: int) ->
     strand_base = 0
     for number, tree in enumerate(stage.fleet.entries):
         starts = arrivals[entry == number]
-        period = stage.fleet.periods_s[number]
-        if period and len(starts):  # jobs tick, a few milliseconds late
-            ticks = np.round(starts / (period * 1e9)) * period * 1e9
+        period = stage.fleet.periods_s[number] * 1e9
+        if period:  # jobs tick, a few milliseconds late
+            begin = chunk * traces * stage.gap_ns
+            first_tick = np.ceil(begin / period) * period - begin
+            ticks = np.arange(first_tick, traces * stage.gap_ns, period)
             starts = ticks + rng.exponential(3 * MS, len(ticks))
         if len(starts):
             score = play(tree, starts, pace=stage.pace, rng=rng)
@@ -112,6 +114,8 @@ def _rows(
         }
         if parent >= 0:
             columns["up_trace"], columns["up_span"] = trace_ids[parent], span_ids[parent]
+        if "db.query.text" in step.attributes:
+            columns["keys"] = _key_lists(rng, n)
         table = pl.DataFrame(columns).with_columns(
             _facts(step, service, remote=remote, linked=step.linked, root=parent < 0)
         )
@@ -119,6 +123,7 @@ def _rows(
             table = table.with_columns(
                 pl.lit(None, pl.String).alias("up_trace"), pl.lit(None, pl.String).alias("up_span")
             )
+        table = table.drop("keys", strict=False)
         tables.append(table.select(sorted(table.columns)).filter(score.present[number]))
     return pl.concat(tables)
 
@@ -153,6 +158,7 @@ def _facts(
         "server_address": ("server.address",),
     }
     facts = dict(step.attributes)
+    query = facts.pop("db.query.text", None)
     status: int | None = None
     if step.protocol == "http" and step.kind in ("SERVER", "CLIENT"):
         status = 200
@@ -171,7 +177,7 @@ def _facts(
         pl.lit(flags, pl.UInt32).alias("flags"),
         pl.lit(None if not flags & 0x100 else remote, pl.Boolean).alias("parent_is_remote"),
         pl.lit(linked and not root).alias("linked"),
-        pl.lit(json.dumps(facts, separators=(",", ":"))[:-1]).alias("facts"),
+        _fact_text(facts, query),
         pl.lit(status, pl.Int64).alias("http_response_status_code"),
         *(pl.lit(value, pl.String).alias(column) for column, value in lifted.items()),
         pl.lit(service.strands).alias("strands"),
@@ -180,6 +186,25 @@ def _facts(
         pl.lit(scope).alias("scope_name"),
         pl.lit(service.sdk_version).alias("scope_version"),
     ]
+
+
+def _fact_text(facts: dict[str, str | int], query: str | int | None) -> pl.Expr:
+    """Attribute text without its closing brace; a query ends in keys of its own."""
+    text = json.dumps(facts, separators=(",", ":"))[:-1]
+    if query is None:
+        return pl.lit(text).alias("facts")
+    head = f'{text},"db.query.text":"{query}'
+    return pl.concat_str(pl.lit(head), pl.col("keys"), pl.lit(')"')).alias("facts")
+
+
+def _key_lists(rng: np.random.Generator, n: int) -> pl.Series:
+    """Draw lists of keys as long as real ones: mostly a few, now and then hundreds."""
+    numbers = ", ".join(str(number) for number in rng.integers(10_000, 99_999, 400))
+    lengths = np.minimum(7 * np.ceil(np.exp(rng.normal(1.2, 1.1, n))).astype(np.int64) - 2, 2_700)
+    whole = pl.DataFrame({"length": lengths}).select(
+        pl.lit(numbers).str.slice(0, pl.col("length")).alias("keys")
+    )
+    return whole["keys"]
 
 
 def _finish(stage: Stage, rows: pl.DataFrame) -> TraceSet:
