@@ -84,8 +84,15 @@ def resolve_breaks(
     skeleton = Skeleton([bucket.spine for bucket in reduced])
     if not skeleton.n:
         return schema.empty(schema.BREAKS)
-    recorded = [find_clock_skew(skeleton), find_client_roots(skeleton)]
-    found = [skeleton.write_breaks(table) for table in recorded]
+    found = [skeleton.write_breaks(find_duplicates(skeleton))]
+    skeleton = skeleton.without_copies()
+    recorded = [
+        find_clock_skew(skeleton),
+        find_client_roots(skeleton),
+        find_cycles(skeleton),
+        find_invalid_ids(skeleton),
+    ]
+    found += [skeleton.write_breaks(table) for table in recorded]
     offsets = clock_offsets(skeleton)
     if offsets.any():
         skeleton = skeleton.on_one_clock(offsets)
@@ -94,9 +101,6 @@ def resolve_breaks(
         detached.found,
         find_wrong_parents(skeleton),
         find_orphans(skeleton, detached.claimed, min_confidence=min_confidence),
-        find_duplicates(skeleton),
-        find_cycles(skeleton),
-        find_invalid_ids(skeleton),
         find_late_children(skeleton, min_late_ns=min_late_ns),
     ]
     found.append(skeleton.write_breaks(pl.concat(analysed)))

@@ -169,6 +169,10 @@ def _is_regular(skeleton: Skeleton, callees: Ints, reply: Answer, *, local: bool
     calls = float(reply.called.sum())
     if calls < MIN_CALLS:
         return False
+    # What starts before its supposed caller is the cause, not the effect.
+    forward = float(reply.marginal[reply.pairs.start_gap >= 0].sum())
+    if forward < 0.9 * float(reply.marginal.sum()):
+        return False
     if calls >= MIN_RULE * callees.size:
         return True
     if local:

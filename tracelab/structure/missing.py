@@ -250,6 +250,7 @@ def unanswered_calls(skeleton: Skeleton, claimed: Floats) -> tuple[Ints, Ints, I
     usual = (good[code] >= 3) & (lacking <= allowed) & skeleton.column("answered")[open_calls]
     told = (to >= 0) & _tells(skeleton, open_calls, to)
     keep = usual | (told & (good[code] >= 3))
+    keep &= ~_answered_astray(skeleton, open_calls, callee[code])
     rows, crossing = open_calls[keep], np.full(size, 7)
     seen, _ = _mode(
         classes[parents[by_client]], skeleton.crossing[served[by_client]].astype(np.int64), size
@@ -271,6 +272,29 @@ def _loss_rates(skeleton: Skeleton) -> Floats:
     # A rate from a handful of edges is no rate.
     rates = np.where(lost >= 3, lost / np.maximum(lost + there, 1), 0.0)
     return np.append(rates, 0.0)
+
+
+def _answered_astray(skeleton: Skeleton, calls: Ints, callee: Ints) -> Bools:
+    """Whether the server span is in the trace after all, under another or a missing parent."""
+    kind = skeleton.kind
+    parent = skeleton.parent
+    by_client = (parent >= 0) & (kind[parent] == CLIENT)
+    astray = np.flatnonzero((kind == SERVER) & ~by_client & skeleton.timed)
+    table = pl.DataFrame(
+        {
+            "trace": skeleton.trace[astray],
+            "op": skeleton.op[astray],
+            "start": skeleton.start[astray],
+        }
+    )
+    asked = pl.DataFrame({"trace": skeleton.trace[calls], "op": callee}).with_row_index("call")
+    met = asked.join(table, on=["trace", "op"], how="inner")
+    at = met["call"].to_numpy()
+    start = met["start"].to_numpy()
+    inside = (start >= skeleton.start[calls[at]] - 5_000_000) & (start <= skeleton.end[calls[at]])
+    found = np.zeros(calls.size, bool)
+    found[at[inside]] = True
+    return found
 
 
 def _tells(skeleton: Skeleton, calls: Ints, to: Ints) -> Bools:

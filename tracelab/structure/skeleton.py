@@ -230,13 +230,37 @@ class Skeleton:
         """
         shift = pl.Series(offsets[self.process])
         moved = self.table.with_columns(pl.col("start") - shift, pl.col("end") - shift)
-        corrected = Skeleton.__new__(Skeleton)
-        corrected.ops, corrected.processes = self.ops, self.processes
-        corrected.peers, corrected.odd_ids = self.peers, self.odd_ids
-        corrected.op_kind, corrected.op_service = self.op_kind, self.op_service
-        corrected.services = self.services
-        corrected._spread(_in_order(moved))
-        return corrected
+        return self._with_table(_in_order(moved))
+
+    def without_copies(self) -> "Skeleton":
+        """Return a copy in which each id stands on one span only: the earliest.
+
+        Returns
+        -------
+        Skeleton
+            Itself, if no id stands twice.
+
+        Raises
+        ------
+        ValueError
+            Never.
+        """
+        first = self.table.select(pl.col("key").is_first_distinct()).to_series()
+        if first.all():
+            return self
+        position = np.cumsum(first.to_numpy()) - 1
+        parent = np.where(self.parent >= 0, position[self.parent], NO_ROW)
+        table = self.table.with_columns(pl.Series("parent_row", parent)).filter(first)
+        return self._with_table(table)
+
+    def _with_table(self, table: pl.DataFrame) -> "Skeleton":
+        other = Skeleton.__new__(Skeleton)
+        other.ops, other.processes = self.ops, self.processes
+        other.peers, other.odd_ids = self.peers, self.odd_ids
+        other.op_kind, other.op_service = self.op_kind, self.op_service
+        other.services = self.services
+        other._spread(table)
+        return other
 
     @cached_property
     def kind(self) -> Ints:
