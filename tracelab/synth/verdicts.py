@@ -54,6 +54,7 @@ def _loss_rows(
     group = _evidence_group(plot, gone, causes)
     seen = np.zeros(len(rows), bool) if shows is None else shows
     counts = np.bincount(group, weights=seen) if len(group) else np.zeros(1)
+    wordless = _looks_like_a_silent_hop(plot, rows, gone, group) & (causes == "span_never_ended")
     own = take(plot.ids, rows)
     parent = take(plot.ids, gone)
     ancestor = take(plot.ids, _kept_ancestor(plot, gone))
@@ -73,7 +74,7 @@ def _loss_rows(
             "detail": pl.Series(details, dtype=pl.String),
             "observable": pl.Series(seen),
             "evidence_present": pl.Series(
-                seen & (counts[group] >= _SAME_PATTERN) if len(rows) else seen
+                seen & (counts[group] >= _SAME_PATTERN) & ~wordless if len(rows) else seen
             ),
         }
     )
@@ -88,6 +89,19 @@ def _kept_ancestor(plot: Plot, rows: Ints) -> Ints:
             break
         above[lost] = plot.up[above[lost]]
     return above
+
+
+def _looks_like_a_silent_hop(plot: Plot, rows: Ints, gone: Ints, group: Ints) -> Flags:
+    """Tell where nothing but the other end of a call is left of an operation.
+
+    No span of it was kept, and no orphan of it lives in its own process: a service in between
+    that exports nothing would leave the very same capture.
+    """
+    if not len(rows):
+        return np.zeros(0, bool)
+    inside = (rows >= 0) & (plot.process[np.maximum(rows, 0)] == plot.process[gone])
+    near = np.bincount(group, weights=inside)
+    return (near[group] == 0) & ~np.isin(plot.op[gone], plot.op[plot.lost == 0])
 
 
 def _evidence_group(plot: Plot, gone: Ints, causes: Words) -> Ints:
