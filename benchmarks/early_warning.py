@@ -75,7 +75,7 @@ def lag_figures(sets: int, seed: int, detect: dict | None = None, **knobs) -> st
     for one in incidents(seed, sets, **knobs):
         row = try_pair(one, **(detect or {}))
         rows.append(row)
-        if is_lead(row):
+        if is_lead(row) and row["lag_s"] is not None:
             errors.append((row["lag_s"] - one.lag_s) / 60)
             covered.append(row["lag_low_s"] <= one.lag_s <= row["lag_high_s"])
     power = sum(map(is_lead, rows)) / sets

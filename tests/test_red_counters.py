@@ -40,14 +40,21 @@ def whole(red):
 
 
 def test_cumulative_points_are_differenced_and_the_first_is_unknown():
-    red = whole(red_from_metrics(table(point(1, [5, 5, 5]), point(2, [6, 7, 5]), point(3, [9, 7, 6]))))
+    red = whole(
+        red_from_metrics(table(point(1, [5, 5, 5]), point(2, [6, 7, 5]), point(3, [9, 7, 6])))
+    )
     assert red["requests"].to_list() == [None, 3.0, 4.0]
     assert red["duration_counts"].to_list() == [None, [1.0, 2.0, 0.0], [3.0, 0.0, 1.0]]
     assert red["bucket_edges_ns"][0].to_list() == [100_000_000, 250_000_000]
 
 
 def test_a_reset_counts_from_zero():
-    points = [point(1, [5, 5, 5]), point(2, [6, 5, 5]), point(3, [2, 0, 0], start=2), point(4, [9, 9, 9], start=3)]
+    points = [
+        point(1, [5, 5, 5]),
+        point(2, [6, 5, 5]),
+        point(3, [2, 0, 0], start=2),
+        point(4, [9, 9, 9], start=3),
+    ]
     assert whole(red_from_metrics(table(*points)))["requests"].to_list() == [None, 1.0, 2.0, 27.0]
 
 
@@ -72,10 +79,21 @@ def test_instances_add_up_and_a_missing_minute_is_silent():
 def test_an_exponential_histogram_is_read_at_our_edges():
     # scale 0: buckets (2^i, 2^(i+1)] ms; all 8 requests between 64 and 128 ms.
     one = point(
-        1, [8], temporality="DELTA", metric_type="exponential_histogram", unit="ms", scale=0,
-        positive_offset=6, positive_bucket_counts=[8], zero_count=0,
+        1,
+        [8],
+        temporality="DELTA",
+        metric_type="exponential_histogram",
+        unit="ms",
+        scale=0,
+        positive_offset=6,
+        positive_bucket_counts=[8],
+        zero_count=0,
     )
-    counts = np.array(whole(red_from_metrics(table({**one, "bucket_counts": None, "explicit_bounds": None})))["duration_counts"][0].to_list())
+    counts = np.array(
+        whole(red_from_metrics(table({**one, "bucket_counts": None, "explicit_bounds": None})))[
+            "duration_counts"
+        ][0].to_list()
+    )
     edges = np.array(schema.DURATION_EDGES_NS) / 1e6
     assert counts.sum() == pytest.approx(8.0)
     assert counts[: np.searchsorted(edges, 64.0)].sum() == 0.0
@@ -125,7 +143,9 @@ def test_a_range_query_of_istio_counters_becomes_red():
     assert red["duration_counts"][1].to_list() == [8.0, 4.0, 0.0]
 
 
-@pytest.mark.parametrize("body", ["<html>", "[]", '{"status":"error"}', '{"data":{"resultType":"vector"}}'])
+@pytest.mark.parametrize(
+    "body", ["<html>", "[]", '{"status":"error"}', '{"data":{"resultType":"vector"}}']
+)
 def test_an_answer_that_is_no_matrix_is_refused(body):
     with pytest.raises(UnknownFormatError, match="query_range"):
         red_from_prometheus(body)

@@ -18,7 +18,7 @@ pytestmark = pytest.mark.promtool
 
 START_MS = 1_767_571_200_000
 STEP_MS = 30_000
-HOSTILE = 'a"u{{ .Labels.x }}th\\$[[x]]\n`}}{\'%s'
+HOSTILE = "a\"u{{ .Labels.x }}th\\$[[x]]\n`}}{'%s"
 
 
 def binary(name: str) -> Path:

@@ -2,10 +2,10 @@
 
 from tracelab.rules.derive import backtest_rules, derive_rules
 from tracelab.rules.grafana import render_grafana_dashboard
-from tracelab.signals.metric_names import METRIC_NAMES, MetricNames
 from tracelab.rules.promql import render_prometheus_rules
 from tracelab.rules.promtool import render_prometheus_tests
 from tracelab.rules.rule import WarningRule
+from tracelab.signals.metric_names import METRIC_NAMES, MetricNames
 
 __all__ = [
     "METRIC_NAMES",

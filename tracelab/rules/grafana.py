@@ -4,9 +4,9 @@ from collections.abc import Sequence
 from typing import Any, Final
 
 from tracelab import html
-from tracelab.signals.metric_names import MetricNames, metric_names
 from tracelab.rules.promql import RULE_LABEL, alert_name, duration, exportable, selector, slow_share
 from tracelab.rules.rule import WarningRule
+from tracelab.signals.metric_names import MetricNames, metric_names
 
 _SOURCE: Final = {"type": "prometheus", "uid": "${datasource}"}
 

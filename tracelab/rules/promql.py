@@ -6,8 +6,8 @@ from typing import Any, Final
 
 from tracelab import html
 from tracelab.exceptions import ParameterError
-from tracelab.signals.metric_names import MetricNames, metric_names
 from tracelab.rules.rule import WarningRule
+from tracelab.signals.metric_names import MetricNames, metric_names
 
 RULE_LABEL: Final = "tracelab_rule"
 

@@ -8,7 +8,6 @@ import polars as pl
 
 from tracelab.rules.alert import Counter, Flags, firing_states, levels
 from tracelab.rules.learning import PairHistory, pair_history
-from tracelab.signals.metric_names import MetricNames, metric_names
 from tracelab.rules.promql import (
     alert_annotations,
     alert_labels,
@@ -20,6 +19,7 @@ from tracelab.rules.promql import (
 from tracelab.rules.rule import WarningRule
 from tracelab.signals.bursts import TRIGGERS
 from tracelab.signals.grid import Floats
+from tracelab.signals.metric_names import MetricNames, metric_names
 
 _BEFORE_S: Final = 3600.0
 _AFTER_S: Final = 1800.0

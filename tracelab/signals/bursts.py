@@ -51,7 +51,8 @@ def detect_error_bursts(
         -log10 of the negative-binomial tail probability that opens a burst.
     min_errors, min_ratio : float
         Effect-size guard: least count, and least multiple of the expected count. A tail alone
-        flags harmless excesses where traffic is high.
+        flags harmless excesses where traffic is high. The ratio must hold without the fullest
+        bin of the window as well: a single bin is a blip.
 
     Returns
     -------
@@ -90,6 +91,7 @@ def detect_error_bursts(
             **bins_of(spans, series.bin_ns),
             min_events=min_errors,
             min_ratio=min_ratio,
+            beyond_one_bin=True,
         )
         runs = find_runs(
             excess.score > min_score, merge_gap=max(round(merge_ns / series.bin_ns), 1)

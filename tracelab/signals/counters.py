@@ -93,11 +93,18 @@ def red_from_metrics(
     base = wanted.select(
         "_point",
         "service_name",
-        _first_of('http.route', 'span.name', 'rpc.method').alias("span_name"),
+        _first_of("http.route", "span.name", "rpc.method").alias("span_name"),
         pl.struct(
-            "service_name", "service_namespace", "service_instance_id", "metric_name",
-            "scope_name", "attributes", "resource_attributes",
-        ).hash().alias("series"),
+            "service_name",
+            "service_namespace",
+            "service_instance_id",
+            "metric_name",
+            "scope_name",
+            "attributes",
+            "resource_attributes",
+        )
+        .hash()
+        .alias("series"),
         pl.col("time").cast(pl.Int64),
         pl.col("start_time").cast(pl.Int64).alias("start"),
         (pl.col("temporality") == "DELTA").fill_null(False).alias("delta"),
@@ -228,9 +235,9 @@ def _first_of(*keys: str) -> pl.Expr:
 
 def _outcome() -> tuple[pl.Expr, pl.Expr]:
     text = pl.col("attributes")
-    status = text.str.extract(
-        r'"http\.(?:response\.)?status_code"\s*:\s*"?(\d+)', 1
-    ).cast(pl.Int64, strict=False)
+    status = text.str.extract(r'"http\.(?:response\.)?status_code"\s*:\s*"?(\d+)', 1).cast(
+        pl.Int64, strict=False
+    )
     rpc = text.str.extract(
         r'"rpc\.(?:grpc|response)\.status_code"\s*:\s*"?([A-Za-z_]+|\d+)', 1
     ).str.to_uppercase()
@@ -246,8 +253,10 @@ def _outcome() -> tuple[pl.Expr, pl.Expr]:
 
 def _unit() -> pl.Expr:
     by_name = pl.when(pl.col("metric_name") == "http.server.request.duration").then(1e9)
-    return pl.col("unit").replace_strict(_UNITS_NS, default=None, return_dtype=pl.Float64).fill_null(
-        by_name.otherwise(1e6)
+    return (
+        pl.col("unit")
+        .replace_strict(_UNITS_NS, default=None, return_dtype=pl.Float64)
+        .fill_null(by_name.otherwise(1e6))
     )
 
 
@@ -285,11 +294,19 @@ def _exponential_below(points: pl.DataFrame) -> pl.DataFrame:
     edges = np.asarray(schema.DURATION_EDGES_NS, float)
     below = np.repeat(part["zero_count"].fill_null(0).to_numpy()[:, None], len(edges), axis=1)
     below = below.astype(float)
-    cells = part.with_row_index("_row").select(
-        "_row", "scale", "_unit", pl.col("positive_offset").fill_null(0).alias("_offset"),
-        pl.col("positive_bucket_counts").alias("_count"),
-        pl.int_ranges(0, pl.col("positive_bucket_counts").list.len()).alias("_bucket"),
-    ).explode("_count", "_bucket", empty_as_null=True).filter(pl.col("_count") > 0)
+    cells = (
+        part.with_row_index("_row")
+        .select(
+            "_row",
+            "scale",
+            "_unit",
+            pl.col("positive_offset").fill_null(0).alias("_offset"),
+            pl.col("positive_bucket_counts").alias("_count"),
+            pl.int_ranges(0, pl.col("positive_bucket_counts").list.len()).alias("_bucket"),
+        )
+        .explode("_count", "_bucket", empty_as_null=True)
+        .filter(pl.col("_count") > 0)
+    )
     if cells.height:
         width = np.exp2(-cells["scale"].to_numpy().astype(float))  # log2 of the base
         low = (cells["_offset"].to_numpy() + cells["_bucket"].to_numpy()) * width
@@ -325,10 +342,14 @@ def _increments(samples: pl.DataFrame, bin_ns: int) -> pl.DataFrame:
     fresh = pl.col("start") > pl.lit(first_seen)
     reset = pl.col("_restarted") | (pl.col("value") < pl.col("_value"))
     grown = (
-        pl.when("delta").then("value")
-        .when(pl.col("_value").is_null()).then(pl.when(fresh).then("value"))
-        .when(pl.col("_step") > _GAP * (step or bin_ns)).then(None)
-        .when(reset).then("value")
+        pl.when("delta")
+        .then("value")
+        .when(pl.col("_value").is_null())
+        .then(pl.when(fresh).then("value"))
+        .when(pl.col("_step") > _GAP * (step or bin_ns))
+        .then(None)
+        .when(reset)
+        .then("value")
         .otherwise(pl.col("value") - pl.col("_value"))
     )
     return ordered.with_columns(grown.alias("grown"), ((pl.col("time") - 1) // bin_ns).alias("bin"))
@@ -341,16 +362,22 @@ def _assemble(samples: pl.DataFrame, bin_ns: int, spoke: pl.DataFrame) -> pl.Dat
     known = grown.filter(pl.col("grown").is_not_null())
     # A service whose samples of a bin all have an unknown growth is silent in that bin.
     unknown = grown.group_by("service_name", "bin").agg(pl.col("grown").is_null().all().alias("no"))
-    spoke = spoke.join(unknown, on=["service_name", "bin"], how="left", nulls_equal=True).filter(
-        ~pl.col("no").fill_null(False)
-    ).select("service_name", "bin")
+    spoke = (
+        spoke.join(unknown, on=["service_name", "bin"], how="left", nulls_equal=True)
+        .filter(~pl.col("no").fill_null(False))
+        .select("service_name", "bin")
+    )
     whole = known.with_columns(pl.lit(None, pl.String).alias("span_name"))
     rows = pl.concat([whole, known.filter(pl.col("span_name").is_not_null())])
     key = ["service_name", "span_name", "bin"]
-    counts = rows.filter(pl.col("edge").is_null()).group_by(key).agg(
-        pl.col("grown").sum().alias("requests"),
-        pl.col("grown").filter("error").sum().alias("errors"),
-        pl.col("grown").filter("error_5xx").sum().alias("errors_5xx"),
+    counts = (
+        rows.filter(pl.col("edge").is_null())
+        .group_by(key)
+        .agg(
+            pl.col("grown").sum().alias("requests"),
+            pl.col("grown").filter("error").sum().alias("errors"),
+            pl.col("grown").filter("error_5xx").sum().alias("errors_5xx"),
+        )
     )
     histogram = _histograms(rows)
     first, last = int(grown["bin"].min()), int(grown["bin"].max())  # type: ignore[arg-type]
@@ -361,7 +388,9 @@ def _assemble(samples: pl.DataFrame, bin_ns: int, spoke: pl.DataFrame) -> pl.Dat
         .join(histogram, on=key, how="left", nulls_equal=True)
         .join(
             spoke.with_columns(pl.lit(True).alias("_spoke")),
-            on=["service_name", "bin"], how="left", nulls_equal=True,
+            on=["service_name", "bin"],
+            how="left",
+            nulls_equal=True,
         )
     )
     edges = pl.col("bucket_edges_ns").drop_nulls().first().over(key[:2])
@@ -372,14 +401,19 @@ def _assemble(samples: pl.DataFrame, bin_ns: int, spoke: pl.DataFrame) -> pl.Dat
         "span_name",
         (pl.col("bin") * bin_ns).cast(schema.TIME).alias("time"),
         pl.lit(bin_ns).alias("bin_ns"),
-        *(pl.when(heard).then(pl.col(n).fill_null(0.0)).alias(n)
-          for n in ("requests", "errors", "errors_5xx")),
+        *(
+            pl.when(heard).then(pl.col(n).fill_null(0.0)).alias(n)
+            for n in ("requests", "errors", "errors_5xx")
+        ),
         pl.when(heard & edges.is_not_null())
-        .then(pl.coalesce("duration_counts", zeros)).alias("duration_counts"),
+        .then(pl.coalesce("duration_counts", zeros))
+        .alias("duration_counts"),
         edges.alias("bucket_edges_ns"),
         pl.when(heard).then(pl.col("requests").fill_null(0.0)).alias("sampled_requests"),
     )
-    return schema.conform(table, schema.RED).sort("service_name", "span_name", "time", nulls_last=False)
+    return schema.conform(table, schema.RED).sort(
+        "service_name", "span_name", "time", nulls_last=False
+    )
 
 
 def _histograms(rows: pl.DataFrame) -> pl.DataFrame:
@@ -389,13 +423,29 @@ def _histograms(rows: pl.DataFrame) -> pl.DataFrame:
     per_edge = below.group_by("service_name", "edge").agg(pl.col("series").n_unique().alias("n"))
     shared = per_edge.filter(pl.col("n") == pl.col("n").max().over("service_name"))
     if below.height and rows.filter(pl.col("edge").is_null())["series"].n_unique() == 0:
-        return pl.DataFrame(schema={"service_name": pl.String, "span_name": pl.String, "bin": pl.Int64, "duration_counts": pl.List(pl.Float64), "bucket_edges_ns": pl.List(pl.Int64)})
-    totals = rows.filter(pl.col("edge").is_null()).group_by(key).agg(pl.col("grown").sum().alias("_all"))
-    sums = below.join(
-        shared.select("service_name", "edge"), on=["service_name", "edge"], nulls_equal=True
-    ).group_by([*key, "edge"]).agg(pl.col("grown").sum())
-    lists = sums.sort("edge").group_by(key, maintain_order=True).agg(
-        pl.col("edge").alias("bucket_edges_ns"), pl.col("grown").alias("_below")
+        return pl.DataFrame(
+            schema={
+                "service_name": pl.String,
+                "span_name": pl.String,
+                "bin": pl.Int64,
+                "duration_counts": pl.List(pl.Float64),
+                "bucket_edges_ns": pl.List(pl.Int64),
+            }
+        )
+    totals = (
+        rows.filter(pl.col("edge").is_null()).group_by(key).agg(pl.col("grown").sum().alias("_all"))
+    )
+    sums = (
+        below.join(
+            shared.select("service_name", "edge"), on=["service_name", "edge"], nulls_equal=True
+        )
+        .group_by([*key, "edge"])
+        .agg(pl.col("grown").sum())
+    )
+    lists = (
+        sums.sort("edge")
+        .group_by(key, maintain_order=True)
+        .agg(pl.col("edge").alias("bucket_edges_ns"), pl.col("grown").alias("_below"))
     )
     joined = lists.join(totals, on=key, nulls_equal=True)
     upper = pl.concat_list("_below", "_all")

@@ -1,11 +1,14 @@
 """The lag of a pair: a peak among all differences of onsets, and how well it is known."""
 
 from dataclasses import dataclass
+from typing import Final
 
 import numpy as np
 from scipy.special import stdtrit
 
 from tracelab.signals.grid import Floats
+
+_CLOSE_S: Final = 300.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,13 +64,20 @@ def estimate_lag(
     differences = gaps[inside]
     if len(differences) < 2:
         return None
-    whole = np.ones((1, len(differences)))
-    centre, sigma, n = _fit(differences, whole, near_s, high_s - low_s)
+    width_s = high_s - low_s
+    centre, sigma, n = _fit(differences, np.ones((1, len(differences))), near_s, width_s)
+    if n[0] < 2:
+        # The peak lost itself in the ground; look only where the scan found it.
+        close = np.abs(differences - near_s) <= _CLOSE_S
+        whose, differences, width_s = whose[close], differences[close], 2 * _CLOSE_S
+        if len(differences) < 2:
+            return None
+        centre, sigma, n = _fit(differences, np.ones((1, len(differences))), near_s, width_s)
     if n[0] < 2:
         return None
     rng = np.random.default_rng(seed)
     draws = rng.multinomial(len(bursts_s), np.full(len(bursts_s), 1 / len(bursts_s)), size=400)
-    centres, _, _ = _fit(differences, draws[:, whose].astype(float), centre[0], high_s - low_s)
+    centres, _, _ = _fit(differences, draws[:, whose].astype(float), centre[0], width_s)
     effective = float(n[0])
     reach = (
         float(stdtrit(max(effective - 1, 1.0), 0.975))

@@ -57,13 +57,12 @@ def trailing_sums(values: Floats, window: int) -> Floats:
 
 
 def _usual_share(events: Floats, totals: Floats, lookback: int, guard: int) -> Floats:
-    everything = max(totals.sum(), 1.0)
-    overall = events.sum() / everything
-    share = np.full(len(events), overall)
     ends = np.maximum(np.arange(len(events)) - guard, 0)
     starts = np.maximum(ends - lookback, 0)
-    for _ in range(2):
-        usual = ~((events > 0) & (gammainc(events.clip(1e-9), totals * share) < _TRIM_TAIL))
+    # The first pass trims nothing: where a level has shifted for good, all later bins would
+    # be outliers against the level before, and the baseline would never follow.
+    usual = np.ones(len(events), bool)
+    for _ in range(3):
         kept_events, kept_totals = events * usual, totals * usual
         # Half an event where none was ever seen, so that a share is never exactly 0.
         overall = max(kept_events.sum(), 0.5) / max(kept_totals.sum(), 1.0)
@@ -72,6 +71,7 @@ def _usual_share(events: Floats, totals: Floats, lookback: int, guard: int) -> F
         share = (near_events.clip(0) + _PRIOR_REQUESTS * overall) / (
             near_totals.clip(0) + _PRIOR_REQUESTS
         )
+        usual = ~((events > 0) & (gammainc(events.clip(1e-9), totals * share) < _TRIM_TAIL))
     return share.clip(0.0, 1.0)
 
 
@@ -110,6 +110,7 @@ def score_excess(
     guard: int,
     min_events: float,
     min_ratio: float,
+    beyond_one_bin: bool = False,
 ) -> Excess:
     """Score each trailing window against the share of the hours before it.
 
@@ -121,6 +122,8 @@ def score_excess(
         Bins of the window, of the trailing baseline, and between the two.
     min_events, min_ratio : float
         Effect-size guard: least count, least multiple of the expected count.
+    beyond_one_bin : bool
+        What is left of the window without its fullest bin must be in excess too.
 
     Returns
     -------
@@ -140,7 +143,14 @@ def score_excess(
     spread = np.sort((in_window[lively] - usual[lively]) ** 2 / usual[lively])
     dispersion = _dispersion(spread)
     score = np.zeros(len(events))
-    high = np.flatnonzero((in_window >= min_events) & (in_window > min_ratio * usual) & lively)
+    raised = (in_window >= min_events) & (in_window > min_ratio * usual) & lively
+    if beyond_one_bin and window > 1:
+        fullest = events.copy()
+        for back in range(1, window):
+            fullest[back:] = np.maximum(fullest[back:], events[:-back])
+        rest = in_window - fullest
+        raised &= (rest >= 1.0) & (rest > min_ratio * usual * (window - 1) / window)
+    high = np.flatnonzero(raised)
     if len(high):
         score[high] = tail_score(in_window[high], usual[high], dispersion)
     return Excess(events, expected, seen, share, dispersion, score, window)
