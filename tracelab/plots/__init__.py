@@ -1,1 +1,24 @@
-"""Figures: tables in, plotly figures out."""
+"""Figures: tables in, plotly figures out. None computes a statistic, none shows itself."""
+
+from tracelab.plots.breaks import break_matrix, cohorts
+from tracelab.plots.errors import chain_ledger, error_flow, integrity_timeline
+from tracelab.plots.maps import service_map, span_graph
+from tracelab.plots.quality import ingest_quality
+from tracelab.plots.warning import bursts, lag_matrix, lead_lag, rule_backtest
+from tracelab.plots.waterfall import waterfall
+
+__all__ = [
+    "break_matrix",
+    "bursts",
+    "chain_ledger",
+    "cohorts",
+    "error_flow",
+    "ingest_quality",
+    "integrity_timeline",
+    "lag_matrix",
+    "lead_lag",
+    "rule_backtest",
+    "service_map",
+    "span_graph",
+    "waterfall",
+]

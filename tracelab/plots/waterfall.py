@@ -82,9 +82,7 @@ def waterfall(
     rows = timed.to_dicts()
     here = _of_trace(breaks, rows[0]["trace_id"]) if breaks is not None else []
     boundaries = dict(
-        edges.filter(
-            pl.col("trace_id") == rows[0]["trace_id"], pl.col("relation") == "parent"
-        )
+        edges.filter(pl.col("trace_id") == rows[0]["trace_id"], pl.col("relation") == "parent")
         .select("child_span_id", "boundary")
         .iter_rows()
     )
@@ -137,9 +135,7 @@ def _hover(row: dict[str, Any], boundary: str | None) -> str:
     return "<br>".join(parts)
 
 
-def _add_bars(
-    shown: go.Figure, rows: list[dict[str, Any]], boundaries: dict[str, str]
-) -> None:
+def _add_bars(shown: go.Figure, rows: list[dict[str, Any]], boundaries: dict[str, str]) -> None:
     colors = service_colors([row["service_name"] for row in rows])
     by_service: dict[str | None, list[dict[str, Any]]] = defaultdict(list)
     for row in rows:
@@ -197,9 +193,7 @@ def _add_errors(shown: go.Figure, rows: list[dict[str, Any]]) -> None:
         )
 
 
-def _add_breaks(
-    shown: go.Figure, rows: list[dict[str, Any]], breaks: list[dict[str, Any]]
-) -> None:
+def _add_breaks(shown: go.Figure, rows: list[dict[str, Any]], breaks: list[dict[str, Any]]) -> None:
     at = {row["span_id"]: row for row in rows}
     marked = [found for found in breaks if found["span_id"] in at]
     for severity in ("error", "warning", "info"):
