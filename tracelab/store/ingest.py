@@ -88,7 +88,7 @@ def ingest_sources(
             progress(f"committing {len(job.sources)} source{'s'[: len(job.sources) > 1]}")
             snapshot, job_rows = _commit(root, snapshot, job, decoded)
             if job_rows is None:
-                again += [known.found.path for known in job.sources]
+                again += [known.path for known in job.sources]
             else:
                 rows += job_rows
         named = list(again)
@@ -144,7 +144,7 @@ def _decode_piece(
 
 def _good_end(chunk: Chunk) -> int:
     good = chunk.messages.filter("good")
-    return int((good["offset"] + good["length"]).max() or 0)  # type: ignore[operator, arg-type]
+    return int((good["offset"] + good["length"]).max() or 0)  # type: ignore[arg-type]
 
 
 def _is_full(chunks: list[Chunk]) -> bool:
@@ -156,7 +156,7 @@ def _is_full(chunks: list[Chunk]) -> bool:
         for each in chunks
         for table in ("spans", "events", "links", "logs", "metrics")
     )
-    return size >= _BATCH_BYTES
+    return bool(size >= _BATCH_BYTES)
 
 
 def _flush(root: Path, n_buckets: int, decoded: Decoded, chunks: list[Chunk]) -> None:
@@ -246,7 +246,7 @@ def _overtaken(sources: tuple[Source, ...], commits: tuple[Commit, ...]) -> bool
 
 
 def _source(known: Known, accounts: list[Account]) -> Source:
-    mine = [account for account in accounts if account.path == known.found.path]
+    mine = [account for account in accounts if account.path == known.path]
     told = [_row(account.row) for account in mine if account.row is not None]
     if not told:
         return Source(known.sha256, known.size)
@@ -310,7 +310,7 @@ def _present_row(known: Known, snapshot: Snapshot) -> pl.DataFrame:
     source = snapshot.sources().get(known.sha256)
     row = _row(source.row) if source and source.row else _row(None)
     return row.with_columns(
-        pl.lit(known.found.path).alias("source"), pl.lit(known.sha256).alias("sha256")
+        pl.lit(known.path).alias("source"), pl.lit(known.sha256).alias("sha256")
     )
 
 

@@ -145,8 +145,8 @@ def create(root: Path, *, n_buckets: int) -> None:
         ) from error
 
 
-def read(root: Path, *, since: Snapshot | None = None) -> Snapshot:
-    """Read the log and check its chain of digests."""
+def read(root: Path, *, since: Snapshot | None = None, until: int | None = None) -> Snapshot:
+    """Read the log behind a snapshot, or up to a number, and check its chain of digests."""
     number = 0 if since is None else since.number + 1
     commits: list[Commit] = [] if since is None else list(since.commits)
     n_buckets = 0 if since is None else since.n_buckets
@@ -160,7 +160,7 @@ def read(root: Path, *, since: Snapshot | None = None) -> Snapshot:
             f"{root} cannot be read as a store: {error.strerror or error}; check the path"
         ) from error
     last = max((int(name[:_DIGITS]) for name in present), default=-1)
-    for at in range(number, last + 1):
+    for at in range(number, (last if until is None else until) + 1):
         body, own = _read_entry(root / FOLDER / _name(at))
         if at == 0:
             n_buckets = _read_head(root, body)

@@ -20,10 +20,17 @@ from tracelab.store.log import Group, Part, sync_folder
 
 BUCKET: Final = "_bucket"
 
+
+def _with_row(table: pl.Schema) -> pl.Schema:
+    wider = pl.Schema(table)
+    wider[ROW] = pl.UInt64()
+    return wider
+
+
 STORED: Final[dict[str, pl.Schema]] = {
-    "spans": pl.Schema({**schema.SPANS, ROW: pl.UInt64}),
-    "events": pl.Schema({**schema.EVENTS, ROW: pl.UInt64}),
-    "links": pl.Schema({**schema.LINKS, ROW: pl.UInt64}),
+    "spans": _with_row(schema.SPANS),
+    "events": _with_row(schema.EVENTS),
+    "links": _with_row(schema.LINKS),
     "logs": schema.LOGS,
     "metrics": schema.METRIC_POINTS,
     "rejects": schema.REJECTS,

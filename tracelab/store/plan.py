@@ -61,7 +61,8 @@ class Job:
 class Known:
     """A file and its content's identity at the time of planning."""
 
-    found: Found
+    path: str
+    asked_for: bool
     sha256: str
     size: int
     extends: Source | None = None
@@ -136,15 +137,16 @@ def _bundled(bundle: list[Known], workers: int) -> Job:
 def _identify(
     found: Found, stored: dict[str, Source], sizes: dict[int, list[Source]], plan: Plan
 ) -> Known | None:
-    problem = found.problem
+    problem, path = found.problem, str(found.path)
     if problem is None:
         try:
-            sha256, size, extends = _digest(Path(found.path), sizes)
-            return Known(found, sha256, size, extends if sha256 not in stored else None)
+            sha256, size, extends = _digest(Path(path), sizes)
+            extends = extends if sha256 not in stored else None
+            return Known(path, found.asked_for, sha256, size, extends)
         except OSError as error:
             problem = f"cannot be opened: {error.strerror or error}"
     if found.asked_for:
-        raise SourceError(f"{found.path}: {problem}; check the path and its rights")
+        raise SourceError(f"{path}: {problem}; check the path and its rights")
     plan.skipped.append(found)
     return None
 
@@ -176,7 +178,7 @@ def _digest(path: Path, sizes: dict[int, list[Source]]) -> tuple[str, int, Sourc
 
 
 def _pieces(known: Known, workers: int) -> list[Piece]:
-    path, asked_for = known.found.path, known.found.asked_for
+    path, asked_for = known.path, known.asked_for
     size = known.size
     begin = known.extends.resume_at if known.extends else 0
     wanted = min(max((size - begin) // (2 * workers), _MIN_PART), _MAX_PART)

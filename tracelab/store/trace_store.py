@@ -3,6 +3,7 @@
 import os
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, BinaryIO, Final
 
@@ -58,6 +59,9 @@ class TraceStore:
                 f"{self._root} was made with {self.n_buckets} buckets, which cannot change; "
                 "leave buckets out"
             )
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _opened_at, (str(self._root), self._snapshot.number)
 
     @staticmethod
     def is_store(path: str | os.PathLike[str]) -> bool:
@@ -350,7 +354,7 @@ class TraceStore:
         columns: Sequence[str] | None,
         tables: Sequence[str],
     ) -> Chunk:
-        found: dict[str, pl.DataFrame] = {}
+        found: dict[str, Any] = {}
         for table in ("spans", *tables):
             if table not in batch:
                 continue
@@ -364,13 +368,22 @@ class TraceStore:
         of_trace = pl.col("trace_id") == trace_id
         chunks = []
         for batch in self._batches():
-            found = {
+            found: dict[str, Any] = {
                 table: read_part(self._root, batch[table], bucket=bucket, trace_id=trace_id)
                 for table in ("spans", "events", "links", "logs")
                 if table in batch
             }
             chunks.append(Chunk(**{table: rows.filter(of_trace) for table, rows in found.items()}))
         return finalise(gather(chunks))
+
+
+@lru_cache(maxsize=4)
+def _opened_at(path: str, number: int) -> TraceStore:
+    """Open a store as of a commit, once per process."""
+    store = TraceStore.__new__(TraceStore)
+    store._root = Path(path)
+    store._snapshot = log.read(store._root, until=number)
+    return store
 
 
 def _filled(rows: pl.DataFrame, wanted: pl.Schema) -> pl.DataFrame:

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from typing import IO, Any, Final
 
 _HEAD: Final = struct.Struct("<Q")
+_PROGRAM: Final = "from tracelab.store.workers import main; main()"
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,7 +156,7 @@ class Workers:
             if self._closed:
                 raise EOFError("closed")
             process = subprocess.Popen(
-                [sys.executable, "-m", "tracelab.store.workers", str(os.getpid())],
+                [sys.executable, "-c", _PROGRAM, str(os.getpid())],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 start_new_session=True,
@@ -246,7 +247,3 @@ def _failed(error: BaseException) -> bytes:
     except Exception:  # noqa: BLE001 - errors of any library; some do not survive pickling
         reply = pickle.dumps((False, RuntimeError(f"{type(error).__name__}: {error}")))
     return reply
-
-
-if __name__ == "__main__":
-    main()
