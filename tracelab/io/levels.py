@@ -1,7 +1,7 @@
 """What a decoder hands on: messages laid out in levels, and what was wrong with them."""
 
 from dataclasses import dataclass, field, fields
-from typing import Final, TypeVar
+from typing import Any, Final
 
 import numpy as np
 import polars as pl
@@ -111,7 +111,6 @@ _ABOVE: Final = {
     "metrics": "scopes",
     "points": "metrics",
 }
-_Block = TypeVar("_Block", Spans, Logs, Metrics)
 
 
 def joined_blocks(parts: list[Decoded]) -> Decoded:
@@ -141,13 +140,14 @@ def joined_blocks(parts: list[Decoded]) -> Decoded:
     )
 
 
-def _joined(blocks: list[_Block]) -> _Block | None:
+def _joined(blocks: list[Any]) -> Any:
+    """Join blocks of one signal; None where there is none."""
     if len(blocks) < 2:
         return blocks[0] if blocks else None
-    names: list[str] = [one.name for one in fields(blocks[0])]
-    sizes = {
-        noun: np.cumsum([0, *(len(getattr(block, noun)) for block in blocks)]) for noun in names
-    }
+    names = [str(one.name) for one in fields(blocks[0])]
+    sizes = {}
+    for noun in names:
+        sizes[noun] = np.cumsum([0, *(len(getattr(block, noun)) for block in blocks)])
     made: dict[str, Level] = {}
     for noun in names:
         levels = [getattr(block, noun) for block in blocks]
