@@ -26,6 +26,8 @@ MAX_WINDOW_LOG: Final = 27
 """Largest zstd window, 128 MB: what ``zstd -d`` itself accepts without being asked."""
 
 _EXCERPT: Final = 80
+_MAX_BROKEN: Final = 1_000
+"""Broken members in one source after which it is no damage but another kind of file."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,6 +157,7 @@ class Decompressed:
         self._pending = b""
         self._compressed = 0
         self._decoded = 0
+        self._n_broken = 0
         self._ended = False
 
     def read(self, size: int, /) -> bytes:
@@ -226,6 +229,11 @@ class Decompressed:
             self._resynchronise()
 
     def _broken(self, error: str) -> None:
+        self._n_broken += 1
+        if self._n_broken > _MAX_BROKEN:
+            self._note(f"more than {_MAX_BROKEN} broken members: the rest is not read")
+            self._pending, self._ended, self._member = b"", True, None
+            return
         self._note(f"broken {self._name} member: {error}", self._pending)
         self._pending = self._pending[1:]
         self._resynchronise()

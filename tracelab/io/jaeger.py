@@ -166,13 +166,18 @@ def _span(span: Mapping[str, Any], trace_id: str) -> tuple[Json, tuple[str, str]
     own_trace = _padded(span.get("traceID", trace_id), 32)
     parent, links = _references(span, own_trace)
     start, duration = _nanoseconds(span.get("startTime")), _nanoseconds(span.get("duration"))
-    end = None if start is None else start + (duration or 0)
+    told = span.get("duration")
+    end = (
+        None
+        if start is None or (duration is None and told is not None)
+        else start + (duration or 0)
+    )
     converted: Json = {
         "traceId": own_trace,
         "spanId": _padded(span.get("spanID"), 16),
         "name": str(span.get("operationName", "")),
         "startTimeUnixNano": _as_time(start, span.get("startTime")),
-        "endTimeUnixNano": _as_time(end, 0),
+        "endTimeUnixNano": _as_time(end, told if start is not None else None),
         "events": [_event(log) for log in _objects(span.get("logs"))],
         "links": links,
     }

@@ -14,6 +14,7 @@ from tracelab.io.wrappers import PLAIN
 
 _NUL_RUN: Final = re.compile(rb"\0+")
 _NEWLINE: Final = 0x0A
+_RETURN: Final = 0x0D
 
 
 def read_lines(
@@ -77,12 +78,18 @@ def _long_line(window: Window, intake: Intake, line: int) -> Iterator[Block]:
 
 
 def _blocks(buffer: bytes, base: int, line: int, intake: Intake) -> Iterator[Block]:
-    ends = np.flatnonzero(np.frombuffer(buffer, dtype=np.uint8) == _NEWLINE).astype(np.int64)
+    text = np.frombuffer(buffer, dtype=np.uint8)
+    ends = np.flatnonzero(text == _NEWLINE).astype(np.int64)
     if not buffer.endswith(b"\n"):
         ends = np.append(ends, len(buffer))
     starts = np.concatenate([[0], ends[:-1] + 1]).astype(np.int64)
-    lengths = ends - starts
     numbers = np.arange(line, line + len(starts), dtype=np.int64)
+    lengths = ends - starts
+    filled = (lengths > 1) | ((lengths == 1) & (text[np.minimum(starts, len(text) - 1)] != _RETURN))
+    starts, ends, numbers = starts[filled], ends[filled], numbers[filled]
+    if not len(starts):
+        return
+    lengths = ends - starts
     rows = zip(starts.tolist(), ends.tolist(), strict=True)
     if (
         b"\0" not in buffer

@@ -185,8 +185,9 @@ def _drop_copies(table: pl.DataFrame) -> pl.DataFrame:
 
 
 def _ordered(table: pl.DataFrame, by: list[str]) -> pl.DataFrame:
-    content = table.hash_rows(seed=5).alias(_CONTENT)
-    return table.with_columns(content).sort(*by, _CONTENT, maintain_order=True).drop(_CONTENT)
+    content = table.drop("source").hash_rows(seed=5).alias(_CONTENT)
+    ordered = table.with_columns(content).sort(*by, _CONTENT, "source", maintain_order=True)
+    return ordered.drop(_CONTENT)
 
 
 def _ordered_rows(table: pl.DataFrame, order: pl.DataFrame, by: list[str]) -> pl.DataFrame:

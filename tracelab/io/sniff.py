@@ -11,7 +11,7 @@ from tracelab.io.containers import GZIP_MAGIC, ZSTD_MAGIC
 from tracelab.io.documents import find_brackets
 from tracelab.io.frames import PREFIX, begins_frame, begins_request, covers, field_end, frame_places
 from tracelab.io.intake import BOM, NOISE
-from tracelab.io.wrappers import KNOWN, PLAIN, NotAnExportError, unwrap
+from tracelab.io.wrappers import KNOWN, PLAIN, BrokenJsonError, NotAnExportError, unwrap
 
 Layout = Literal["lines", "documents", "frames", "zstd-frames", "request", "empty", "unknown"]
 
@@ -184,16 +184,7 @@ def _nearest(head: bytes, text: bytes) -> str:
         if head.startswith(magic):
             return name
     if text[:1] in (b"{", b"["):
-        try:
-            unwrap(text.split(b"\n", 1)[0].strip(NOISE))
-        except NotAnExportError as error:
-            first = str(error)
-        try:
-            unwrap(text.strip(NOISE))
-        except NotAnExportError as error:
-            second = str(error)
-            return first if second.startswith("broken") else second
-        return first
+        return _nearest_json(text)
     sample = head[:4096]
     if b"\0" in sample or sum(byte < 9 for byte in sample) > len(sample) // 20:
         return "binary of an unknown kind"
@@ -201,3 +192,18 @@ def _nearest(head: bytes, text: bytes) -> str:
     if all(line.count(b",") == lines[0].count(b",") > 1 for line in lines[:2]):
         return "CSV"
     return "plain text"
+
+
+def _nearest_json(text: bytes) -> str:
+    """Say what stands in JSON that is no export; the whole text first, then its first line."""
+    broken = ""
+    for value in (text.strip(NOISE), text.split(b"\n", 1)[0].strip(NOISE)):
+        try:
+            unwrap(value)
+        except BrokenJsonError as error:
+            broken = broken or str(error)
+        except NotAnExportError as error:
+            return str(error)
+        else:
+            return "JSON without any export in it"
+    return broken
