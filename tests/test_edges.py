@@ -1,6 +1,6 @@
 import pytest
-from tests.building import Capture
 
+from tests.building import Capture
 from tracelab.structure import span_edges
 
 LOCAL = {"parent_is_remote": False}

@@ -13,6 +13,7 @@ from tracelab.structure.orphans import find_orphans
 from tracelab.structure.skeleton import Skeleton
 from tracelab.structure.skew import clock_offsets, find_clock_skew
 from tracelab.structure.spine import Spine, build_spine
+from tracelab.structure.telemetry import loss_hints
 from tracelab.structure.timing import find_client_roots, find_late_children
 from tracelab.traceset import TraceSet
 
@@ -81,6 +82,11 @@ def resolve_breaks(
     """
     if not 0 <= min_confidence <= 1:
         raise ParameterError(f"min_confidence is {min_confidence}; a probability is 0 to 1")
+    metrics = (
+        pl.concat([bucket.metrics for bucket in reduced])
+        if reduced
+        else schema.empty(schema.METRIC_POINTS)
+    )
     skeleton = Skeleton([bucket.spine for bucket in reduced])
     if not skeleton.n:
         return schema.empty(schema.BREAKS)
@@ -100,7 +106,9 @@ def resolve_breaks(
     analysed = [
         detached.found,
         find_wrong_parents(skeleton),
-        find_orphans(skeleton, detached.claimed, min_confidence=min_confidence),
+        find_orphans(
+            skeleton, detached.claimed, loss_hints(metrics), min_confidence=min_confidence
+        ),
         find_late_children(skeleton, min_late_ns=min_late_ns),
     ]
     found.append(skeleton.write_breaks(pl.concat(analysed)))

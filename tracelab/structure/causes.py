@@ -19,8 +19,10 @@ from tracelab.structure.losses import (
     gaps_in_exports,
 )
 from tracelab.structure.missing import FAR, Missing
-from tracelab.structure.sampling import MIN_SEPARATION, sampled_out
+from tracelab.structure.sampling import MIN_SEPARATION
 from tracelab.structure.skeleton import CONSUMER, SERVER, Bools, Floats, Ints, Skeleton
+
+Hints = dict[str, tuple[set[str], bool]]
 
 CAUSES: Final = (
     "capture_edge",
@@ -90,7 +92,15 @@ class Judgement:
     at_edge: Bools
 
 
-def judge_causes(skeleton: Skeleton, missing: Missing, *, min_confidence: float) -> Judgement:
+def judge_causes(
+    skeleton: Skeleton,
+    missing: Missing,
+    separation: Floats,
+    readings: list[str],
+    hints: Hints,
+    *,
+    min_confidence: float,
+) -> Judgement:
     """Find the likeliest cause of each missing span.
 
     Parameters
@@ -99,6 +109,12 @@ def judge_causes(skeleton: Skeleton, missing: Missing, *, min_confidence: float)
         The capture.
     missing : Missing
         What is missing.
+    separation : ndarray of float64
+        How well a trace-id threshold explains each, from `sampled_out`.
+    readings : list of str
+        The reading of the trace id that does.
+    hints : dict
+        What self-telemetry proves, from `loss_hints`.
     min_confidence : float
         Below, the cause is ``unknown``.
 
@@ -116,10 +132,11 @@ def judge_causes(skeleton: Skeleton, missing: Missing, *, min_confidence: float)
     case = Case({cause: np.full(n, _ALWAYS_POSSIBLE.get(cause, 0.02)) for cause in CAUSES})
     lifetimes = find_lifetimes(skeleton, missing)
     _edges(skeleton, missing, lifetimes, case)
-    _sampling(skeleton, missing, case)
+    _sampling(separation, readings, case)
     _hops(skeleton, missing, case)
     _operations(skeleton, missing, case)
     _exports(skeleton, missing, lifetimes, case)
+    _counters(skeleton, missing, hints, case)
     return _weigh(case, n, min_confidence)
 
 
@@ -150,8 +167,7 @@ def _edges(skeleton: Skeleton, missing: Missing, lifetimes: Lifetimes, case: Cas
     case.put("capture_edge", cut, 25.0, "ended before the capture began")
 
 
-def _sampling(skeleton: Skeleton, missing: Missing, case: Case) -> None:
-    found, reading = sampled_out(skeleton, missing)
+def _sampling(found: Floats, reading: list[str], case: Case) -> None:
     sure = np.flatnonzero(found >= MIN_SEPARATION)
     for name in sorted({reading[entry] for entry in sure}):
         mine = sure[[reading[entry] == name for entry in sure]]
@@ -299,6 +315,18 @@ def _exports(skeleton: Skeleton, missing: Missing, lifetimes: Lifetimes, case: C
         5.0,
         "its process lost spans of several operations in a short time, and exported others",
     )
+
+
+def _counters(skeleton: Skeleton, missing: Missing, hints: Hints, case: Case) -> None:
+    """SDKs and Collectors that counted losses of their own."""
+    names = {name: code for code, name in enumerate(skeleton.services)}
+    for cause, (services, collector) in hints.items():
+        codes = [names[name] for name in sorted(services) if name in names]
+        mine = np.isin(missing.service, codes)
+        weight = 4.0 * case.weights[cause] / _ALWAYS_POSSIBLE[cause]
+        case.put(cause, mine, np.clip(weight[mine], 4.0, 40.0), "its SDK counted such losses")
+        if collector and not codes:
+            case.put(cause, np.ones(mine.size, bool), 1.2, "the Collector counted such losses")
 
 
 def _weigh(case: Case, n: int, min_confidence: float) -> Judgement:

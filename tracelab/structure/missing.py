@@ -5,7 +5,7 @@ answered has no server span. Each trace it left is one row; the causes are judge
 together.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Final
 
 import numpy as np
@@ -40,6 +40,9 @@ class Missing:
         Between which times it probably ended.
     span : ndarray of uint64
         Its id as a number; 0 for clients.
+    firm : ndarray of bool
+        Nothing more is needed to say that a span is missing. A call that is answered elsewhere,
+        but not always, is not firm: only a pattern of sampling makes it a finding.
     boundary, said_by : pl.Series
         Of the hop, and what tells it.
     """
@@ -53,8 +56,39 @@ class Missing:
     end_low: Ints
     end_high: Ints
     span: np.ndarray[tuple[int], np.dtype[np.uint64]]
+    firm: Bools
     boundary: pl.Series
     said_by: pl.Series
+
+    def select(self, keep: Bools) -> "Missing":
+        """Return the entries to keep.
+
+        Parameters
+        ----------
+        keep : ndarray of bool
+            One per entry.
+
+        Returns
+        -------
+        Missing
+            In the same order.
+
+        Raises
+        ------
+        IndexError
+            If there is not one flag per entry.
+        """
+        mask = pl.Series(keep, dtype=pl.Boolean)
+        return Missing(
+            **{
+                part.name: (
+                    getattr(self, part.name).filter(mask)
+                    if isinstance(getattr(self, part.name), pl.Series)
+                    else getattr(self, part.name)[keep]
+                )
+                for part in fields(self)
+            }
+        )
 
 
 def find_missing(skeleton: Skeleton, claimed: Floats) -> Missing:
@@ -82,7 +116,7 @@ def find_missing(skeleton: Skeleton, claimed: Floats) -> Missing:
     local = words["local"].to_numpy()
     service, op = _callers(skeleton, orphans, local)
     low, high = _parent_end(skeleton, orphans)
-    calls, callee, callee_op, call_words = unanswered_calls(skeleton, claimed)
+    calls, callee, callee_op, firm, call_words = unanswered_calls(skeleton, claimed)
     rows = np.concatenate([orphans, calls])
     services = np.concatenate([service, callee])
     call = np.arange(rows.size) >= orphans.size
@@ -99,6 +133,7 @@ def find_missing(skeleton: Skeleton, claimed: Floats) -> Missing:
         end_low=np.concatenate([low, call_low]),
         end_high=np.concatenate([high, call_high]),
         span=np.where(call, 0, skeleton.column("parent")[rows]).astype(np.uint64),
+        firm=np.concatenate([np.ones(orphans.size, bool), firm]),
         boundary=pl.concat([words["boundary"], call_words["boundary"]]),
         said_by=pl.concat([words["said_by"], call_words["said_by"]]),
     )
@@ -205,7 +240,9 @@ def _service_processes(skeleton: Skeleton) -> Ints:
     return np.stack([skeleton.service[rows], skeleton.process[rows]], axis=1)
 
 
-def unanswered_calls(skeleton: Skeleton, claimed: Floats) -> tuple[Ints, Ints, Ints, pl.DataFrame]:
+def unanswered_calls(
+    skeleton: Skeleton, claimed: Floats
+) -> tuple[Ints, Ints, Ints, Bools, pl.DataFrame]:
     """Find client spans that are normally answered by a server span, and are not here.
 
     A call that failed without any response is not expected to have one. A share of unanswered
@@ -222,8 +259,8 @@ def unanswered_calls(skeleton: Skeleton, claimed: Floats) -> tuple[Ints, Ints, I
     Returns
     -------
     tuple
-        Rows, the callee's service, the callee's operation, and a table of ``boundary`` and
-        ``said_by``.
+        Rows, the callee's service, the callee's operation, whether a server span is certainly
+        due, and a table of ``boundary`` and ``said_by``.
 
     Raises
     ------
@@ -249,7 +286,8 @@ def unanswered_calls(skeleton: Skeleton, claimed: Floats) -> tuple[Ints, Ints, I
     lacking = 1 - good[code] / np.maximum(total[code], 1)
     usual = (good[code] >= 3) & (lacking <= allowed) & skeleton.column("answered")[open_calls]
     told = (to >= 0) & _tells(skeleton, open_calls, to)
-    keep = usual | (told & (good[code] >= 3))
+    firm = usual | (told & (good[code] >= 3))
+    keep = (good[code] >= 3) & (to >= 0) & (firm | skeleton.column("answered")[open_calls])
     keep &= ~_answered_astray(skeleton, open_calls, callee[code])
     rows, crossing = open_calls[keep], np.full(size, 7)
     seen, _ = _mode(
@@ -257,7 +295,13 @@ def unanswered_calls(skeleton: Skeleton, claimed: Floats) -> tuple[Ints, Ints, I
     )
     crossing = np.where(seen >= 0, seen, crossing)
     words = pl.DataFrame(CROSSINGS, schema=["boundary", "said_by"], orient="row")
-    return rows, to[keep], callee[code[keep]], take_rows(words, pl.Series(crossing[code[keep]]))
+    return (
+        rows,
+        to[keep],
+        callee[code[keep]],
+        firm[keep],
+        take_rows(words, pl.Series(crossing[code[keep]])),
+    )
 
 
 def _loss_rates(skeleton: Skeleton) -> Floats:
@@ -278,7 +322,9 @@ def _answered_astray(skeleton: Skeleton, calls: Ints, callee: Ints) -> Bools:
     """Whether the server span is in the trace after all, under another or a missing parent."""
     kind = skeleton.kind
     parent = skeleton.parent
-    by_client = (parent >= 0) & (kind[parent] == CLIENT)
+    # A parent that starts after its child is none: such links come of cycles.
+    earlier = skeleton.start[parent] <= skeleton.start
+    by_client = (parent >= 0) & (kind[parent] == CLIENT) & earlier
     astray = np.flatnonzero((kind == SERVER) & ~by_client & skeleton.timed)
     table = pl.DataFrame(
         {

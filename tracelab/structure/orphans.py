@@ -3,8 +3,9 @@
 import numpy as np
 import polars as pl
 
-from tracelab.structure.causes import judge_causes
+from tracelab.structure.causes import Hints, judge_causes
 from tracelab.structure.missing import Missing, find_missing
+from tracelab.structure.sampling import MIN_SEPARATION, sampled_out
 from tracelab.structure.skeleton import Floats, Skeleton, verdicts
 
 HARMLESS = ("capture_edge", "uninstrumented_hop")
@@ -12,7 +13,9 @@ HARMLESS = ("capture_edge", "uninstrumented_hop")
 not instrumented sends nothing."""
 
 
-def find_orphans(skeleton: Skeleton, claimed: Floats, *, min_confidence: float) -> pl.DataFrame:
+def find_orphans(
+    skeleton: Skeleton, claimed: Floats, hints: Hints, *, min_confidence: float
+) -> pl.DataFrame:
     """Find spans whose parent is missing and calls whose server span is missing, and why.
 
     Parameters
@@ -21,6 +24,8 @@ def find_orphans(skeleton: Skeleton, claimed: Floats, *, min_confidence: float) 
         The capture.
     claimed : ndarray of float64
         Per row, how many detached roots it probably called.
+    hints : dict
+        What self-telemetry proves, from `loss_hints`.
     min_confidence : float
         Causes below are ``unknown``.
 
@@ -37,7 +42,15 @@ def find_orphans(skeleton: Skeleton, claimed: Floats, *, min_confidence: float) 
     missing = find_missing(skeleton, claimed)
     if not missing.row.size:
         return verdicts(pl.DataFrame(schema={"row": pl.Int64, "kind": pl.String}))
-    judged = judge_causes(skeleton, missing, min_confidence=min_confidence)
+    separation, reading = sampled_out(skeleton, missing)
+    keep = missing.firm | (separation >= MIN_SEPARATION)
+    missing, separation = missing.select(keep), separation[keep]
+    if not missing.row.size:
+        return verdicts(pl.DataFrame(schema={"row": pl.Int64, "kind": pl.String}))
+    readings = [name for name, kept in zip(reading, keep, strict=True) if kept]
+    judged = judge_causes(
+        skeleton, missing, separation, readings, hints, min_confidence=min_confidence
+    )
     table = _facts(skeleton, missing).with_columns(
         cause=pl.Series(judged.cause),
         at_capture_edge=pl.Series(judged.at_edge),
