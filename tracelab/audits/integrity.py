@@ -86,7 +86,8 @@ def chain_integrity(
         )
     if not 0 <= tiers.p1_below <= tiers.target <= 1:
         raise ParameterError(
-            f"limits must satisfy 0 <= p1_below <= target <= 1, not {tiers.p1_below}, {tiers.target}"
+            "limits must satisfy 0 <= p1_below <= target <= 1, "
+            f"not {tiers.p1_below} and {tiers.target}"
         )
     if breaks is None:
         breaks = find_breaks(traces)
