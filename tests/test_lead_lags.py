@@ -22,7 +22,7 @@ def try_pair(seed, detect=None, **knobs):
 
 def plain_scan(bursts, rises, length):
     """Count by the definition, on steps of 30 s, the clock wrapping."""
-    hits = np.array(
+    return np.array(
         [
             [
                 sum(
@@ -37,7 +37,6 @@ def plain_scan(bursts, rises, length):
             for s in range(0, length, 97)
         ]
     )
-    return hits
 
 
 def test_the_scan_counts_what_the_definition_says():

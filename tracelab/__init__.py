@@ -40,6 +40,13 @@ _HOME: dict[str, str] = {
     "parse_exceptions": "tracelab.errors_chain",
     "parse_stacktrace": "tracelab.errors_chain",
     "chain_integrity": "tracelab.audits",
+    "merge_red": "tracelab.signals",
+    "red_from_metrics": "tracelab.signals",
+    "red_from_prometheus": "tracelab.signals",
+    "neighbour_pairs": "tracelab.signals",
+    "render_prometheus_rules": "tracelab.rules",
+    "render_prometheus_tests": "tracelab.rules",
+    "render_grafana_dashboard": "tracelab.rules",
 }
 _MODULES = ("plots", "schema", "synth")
 

@@ -13,6 +13,7 @@ from tracelab.rules.learning import Key, PairHistory, learn_rule, pair_history
 from tracelab.rules.rule import WarningRule
 from tracelab.rules.score import Score
 from tracelab.signals import find_lead_lags
+from tracelab.signals.grid import as_red
 from tracelab.signals.lag import estimate_lag
 
 FOLDS: Final = ((0.5, 0.75), (0.75, 1.0))
@@ -70,7 +71,7 @@ def derive_rules(
     ParameterError
         If `trigger` is unknown.
     """
-    schema.require_columns(red, schema.RED, name="red")
+    red = as_red(red)
     wanted = None if pairs is None else list(pairs)
     if leads is None:
         leads = find_lead_lags(red, pairs=wanted, trigger=trigger, operations=operations)
@@ -127,7 +128,7 @@ def backtest_rules(
     ParameterError
         If an entry is no WarningRule.
     """
-    schema.require_columns(red, schema.RED, name="red")
+    red = as_red(red)
     rows: list[dict[str, Any]] = []
     for rule in rules:
         if not isinstance(rule, WarningRule):

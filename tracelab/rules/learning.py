@@ -157,7 +157,7 @@ def learn_rule(history: PairHistory, lead: dict[str, Any]) -> WarningRule | None
     cut = slow_edge(counts, edges, 0.95)
     if cut is None:
         return None
-    total = np.nansum(counts)
+    total = float(np.nansum(counts))
     rule = WarningRule(
         trigger_kind=lead["trigger_kind"],
         trigger_service=lead["trigger_service"],
@@ -173,7 +173,7 @@ def learn_rule(history: PairHistory, lead: dict[str, Any]) -> WarningRule | None
         for_s=0.0,
         horizon_s=_half_minutes(lead["lag_s"] + 2.5 * lead["lag_sigma_s"] + 120.0),
         slow_edge_ns=int(edges[cut]),
-        slow_ratio=_two_digits(1.8 * float(np.nansum(counts[:, cut + 1 :])) / total),
+        slow_ratio=_two_digits(1.8 * float(np.nansum(counts[:, cut + 1 :]) / total)),
         interval_s=history.bin_s,
         window_s=window_for(history.bin_s),
         learned_until_ns=history.start_ns + round(history.length_s * 1e9),
@@ -207,7 +207,7 @@ def _thresholds(history: PairHistory) -> list[float]:
         return []
     low = max(3.0 * np.nan_to_num(usual), 0.002)
     high = max(float(np.median(peaks)), low * 1.01)
-    return sorted({_two_digits(value) for value in np.geomspace(low, high, 6)[:-1]})
+    return sorted({_two_digits(float(value)) for value in np.geomspace(low, high, 6)[:-1]})
 
 
 def _onsets(events: pl.DataFrame, series: Series) -> Floats:

@@ -333,11 +333,10 @@ def _increments(samples: pl.DataFrame, bin_ns: int) -> pl.DataFrame:
         (pl.col("time") - previous["time"]).alias("_step"),
         (pl.col("start") != previous["start"]).fill_null(False).alias("_restarted"),
     )
-    step = ordered.filter(pl.col("edge").is_null())["_step"].median()
-    if step is not None and float(step) > 1.5 * bin_ns:  # type: ignore[arg-type]
-        raise ParameterError(
-            f"points come every {float(step) / 1e9:.0f} s; pass every= of at least that"  # type: ignore[arg-type]
-        )
+    steps = ordered.filter(pl.col("edge").is_null())["_step"].drop_nulls().to_numpy()
+    step = float(np.median(steps)) if len(steps) else float(bin_ns)
+    if step > 1.5 * bin_ns:
+        raise ParameterError(f"points come every {step / 1e9:.0f} s; pass every= of at least that")
     first_seen = samples["time"].min()
     fresh = pl.col("start") > pl.lit(first_seen)
     reset = pl.col("_restarted") | (pl.col("value") < pl.col("_value"))
@@ -346,7 +345,7 @@ def _increments(samples: pl.DataFrame, bin_ns: int) -> pl.DataFrame:
         .then("value")
         .when(pl.col("_value").is_null())
         .then(pl.when(fresh).then("value"))
-        .when(pl.col("_step") > _GAP * (step or bin_ns))
+        .when(pl.col("_step") > _GAP * step)
         .then(None)
         .when(reset)
         .then("value")

@@ -11,7 +11,7 @@ import polars as pl
 from tracelab import schema
 from tracelab.exceptions import ParameterError, SchemaError
 
-Floats = npt.NDArray[np.floating[Any]]
+Floats = npt.NDArray[Any]
 Ints = npt.NDArray[np.int64]
 
 _UNITS = {"ms": 10**6, "s": 10**9, "m": 60 * 10**9, "h": 3600 * 10**9, "d": 86400 * 10**9}
@@ -109,6 +109,28 @@ class Series:
         return counts, edges
 
 
+def as_red(red: pl.DataFrame) -> pl.DataFrame:
+    """Return the table in the exact types of RED (times in other units, say).
+
+    Parameters
+    ----------
+    red : pl.DataFrame
+        Columns of `RED`, and perhaps others.
+
+    Returns
+    -------
+    pl.DataFrame
+        Schema `RED`.
+
+    Raises
+    ------
+    SchemaError
+        If a column is missing or cannot be cast.
+    """
+    schema.require_columns(red, schema.RED, name="red")
+    return schema.conform(red.select(schema.RED.names()), schema.RED)
+
+
 def iterate_series(red: pl.DataFrame) -> Iterator[Series]:
     """Yield every series of a RED table on one common grid, in order of its key.
 
@@ -127,7 +149,7 @@ def iterate_series(red: pl.DataFrame) -> Iterator[Series]:
     SchemaError
         If `red` lacks a column of `RED`, holds several bin widths, or two rows for one bin.
     """
-    schema.require_columns(red, schema.RED, name="red")
+    red = as_red(red)
     if not red.height:
         return
     widths = red["bin_ns"].unique().to_list()

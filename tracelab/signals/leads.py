@@ -12,7 +12,7 @@ from tracelab import schema
 from tracelab.exceptions import ParameterError
 from tracelab.signals.bursts import TRIGGERS, detect_error_bursts
 from tracelab.signals.coincidence import STEP_S, LagRange, Scan, scan_pair
-from tracelab.signals.grid import Floats, duration_ns
+from tracelab.signals.grid import Floats, as_red, duration_ns
 from tracelab.signals.lag import estimate_lag
 from tracelab.signals.rises import detect_latency_rises
 
@@ -109,7 +109,7 @@ def find_lead_lags(
         raise ParameterError(f"trigger={unknown or kinds!r} is none of {', '.join(TRIGGERS)}")
     if bursts is not None and len(kinds) != 1:
         raise ParameterError("bursts= holds one kind of trigger; pass that one kind")
-    schema.require_columns(red, schema.RED, name="red")
+    red = as_red(red)
     if not operations:
         red = red.filter(pl.col("span_name").is_null())
     if not red.height:
@@ -318,8 +318,15 @@ def _judge(rows: list[dict[str, Any]], q: float) -> pl.DataFrame:
         row["accepted"] = row["verdict"] == "accepted"
     table = schema.conform(pl.DataFrame(rows, infer_schema_length=None), schema.LEAD_LAGS)
     return table.sort(
-        ["accepted", "q_value", "trigger_kind", "trigger_service", "trigger_operation"]
-        + ["target_service", "target_operation"],
+        [
+            "accepted",
+            "q_value",
+            "trigger_kind",
+            "trigger_service",
+            "trigger_operation",
+            "target_service",
+            "target_operation",
+        ],
         descending=[True] + [False] * 6,
         nulls_last=True,
     )

@@ -239,7 +239,7 @@ def _counts(requests: pl.DataFrame) -> pl.DataFrame:
 def _fill_grid(counts: pl.DataFrame, bin_ns: int) -> pl.DataFrame:
     """Add the bins without a request, as zeros."""
     low, high = counts["time"].cast(pl.Int64).min(), counts["time"].cast(pl.Int64).max()
-    times = pl.Series("time", np.arange(low, int(high) + 1, bin_ns)).cast(schema.TIME)  # type: ignore[call-overload, arg-type]
+    times = pl.Series("time", np.arange(low, int(high) + 1, bin_ns)).cast(schema.TIME)  # type: ignore[arg-type]
     series = counts.group_by(_KEY).agg(pl.col("bucket_edges_ns").drop_nulls().first())
     series = series.sort(_KEY, nulls_last=False)
     grid = series.join(times.to_frame(), how="cross")

@@ -75,7 +75,7 @@ def detect_latency_rises(
         excess = score_excess(
             counts[:, cut + 1 :].sum(axis=1),
             counts.sum(axis=1),
-            **bins_of(spans, series.bin_ns),
+            **bins_of(spans, series.bin_ns),  # type: ignore[arg-type]
             min_events=min_slow,
             min_ratio=min_ratio,
         )

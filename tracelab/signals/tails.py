@@ -72,7 +72,7 @@ def _usual_share(events: Floats, totals: Floats, lookback: int, guard: int) -> F
             near_totals.clip(0) + _PRIOR_REQUESTS
         )
         usual = ~((events > 0) & (gammainc(events.clip(1e-9), totals * share) < _TRIM_TAIL))
-    return share.clip(0.0, 1.0)
+    return np.asarray(share.clip(0.0, 1.0))
 
 
 def tail_score(observed: Floats, expected: Floats, dispersion: float) -> Floats:
