@@ -295,18 +295,23 @@ def _words(name: str, counted: pl.DataFrame) -> list[str]:
     """How often cause or boundary were right, over hits with evidence."""
     hits = counted.filter(pl.col("hit") & (pl.col(name) != "unknown"))
     lines = [
-        f"| {name} | right of those given | unknown, where there is evidence |",
-        "|---|---|---|",
+        f"| {name} | right of those given | the same, where there is evidence "
+        "| unknown, where there is evidence |",
+        "|---|---|---|---|",
     ]
     for word in ["all", *sorted(hits[name].drop_nulls().unique())]:
         part = hits if word == "all" else hits.filter(pl.col(name) == word)
         given = part.filter(pl.col(f"found_{name}") != "unknown")
         afar = pl.col(name).is_in(AFAR) & pl.col(f"found_{name}").is_in(AFAR)
         one_sided = pl.col("kind").is_in(LOSSES) & afar & (name == "boundary")
-        right = given.filter((pl.col(name) == pl.col(f"found_{name}")) | one_sided).height
+        good = given.filter((pl.col(name) == pl.col(f"found_{name}")) | one_sided)
+        proved_good, proved_given = (t.filter("evidence_present").height for t in (good, given))
         proved = part.filter("evidence_present")
         silent = (proved[f"found_{name}"] == "unknown").sum()
-        lines.append(f"| {word} | {share(right, given.height)} | {share(silent, proved.height)} |")
+        lines.append(
+            f"| {word} | {share(good.height, given.height)} "
+            f"| {share(proved_good, proved_given)} | {share(silent, proved.height)} |"
+        )
     return [*lines, ""]
 
 

@@ -131,8 +131,10 @@ def write_synthetic(
     left, traces, chunk = spans, 0, 0
     with OtlpWriter(path, encoding=encoding) as writer:
         while left > 0:
-            part = _export_order(_chunk(stage, chunk, error_rate), most=left)
-            writer.write(part)
+            part = _chunk(stage, chunk, error_rate)
+            part = part.with_tables(spans=part.spans.head(left))
+            for flush in _flushes(part.spans):
+                writer.write(part.with_tables(spans=flush))
             left -= part.spans.height
             traces += part.n_traces
             chunk += 1
@@ -145,12 +147,9 @@ def _chunk(stage: Stage, chunk: int, error_rate: float) -> TraceSet:
     return inject_errors(clean, seed=seed, rate=error_rate)[0] if error_rate else clean
 
 
-def _export_order(traces: TraceSet, *, most: int) -> TraceSet:
-    """Sort spans as they leave: flush by flush, process by process, by end time."""
+def _flushes(spans: pl.DataFrame) -> list[pl.DataFrame]:
+    """Part spans as they leave: flush by flush, process by process, by end time."""
     process = ["service_name", "service_instance_id", "host_name", "process_pid"]
-    spans = (
-        traces.spans.head(most)
-        .sort(pl.col("end_time").dt.truncate(_FLUSH), *process, "end_time", "span_id")
-        .select(traces.spans.columns)
-    )
-    return traces.with_tables(spans=spans)
+    when = pl.col("end_time").dt.truncate(_FLUSH).alias("flush")
+    ordered = spans.with_columns(when).sort("flush", *process, "end_time", "span_id")
+    return ordered.partition_by("flush", maintain_order=True, include_key=False)

@@ -13,16 +13,19 @@ _KEEPS_OLDEST = ("go", "java", "nodejs", "dotnet", "rust", "webjs", "cpp", "ruby
 def leave_unended(plot: Plot, *, rate: float, rng: np.random.Generator) -> None:
     """Let some operations never end their span: always, or on one path only.
 
-    Entry spans, which a framework ends, are left open on one path at most.
+    Entry spans, which a framework ends, are left open on one path at most; so are calls, and
+    there on the error path alone.
     """
     has_kids = np.zeros(plot.n, bool)
     has_kids[plot.up[plot.up >= 0]] = True
-    ops = np.unique(plot.op[has_kids & (plot.up >= 0)])
-    entries = np.unique(plot.op[entry_rows(plot)])
     error = _below_error(plot)
+    calls = np.isin(plot.kind, ("CLIENT", "PRODUCER"))
+    ops = np.unique(plot.op[has_kids & (plot.up >= 0) & (~calls | error)])
+    only_errors = np.unique(plot.op[calls])
+    entries = np.unique(plot.op[entry_rows(plot)])
     for op in _pick(ops, rate, rng):
         rows = np.flatnonzero(plot.op == op)
-        if error[rows].any() and rng.random() < 0.5:
+        if error[rows].any() and (op in only_errors or rng.random() < 0.5):
             plot.lose(rows[error[rows]], "span_never_ended", "error path")
         elif op not in entries and rng.random() < 0.6:
             plot.lose(rows, "span_never_ended", "always")

@@ -225,7 +225,8 @@ class _Grower:
             child = self._child(step.service, depth)
             if parallel and child.mode == "sequential":
                 child.mode = "parallel"
-                child.handoff = self._unit(step.service) if child.handoff == "same" else "same"
+                if child.handoff == "same":
+                    child.handoff = self._unit(step.service)
             step.children.append(child)
 
     def _callee(self, deeper: list[int]) -> int:

@@ -101,7 +101,8 @@ def _looks_like_a_silent_hop(plot: Plot, rows: Ints, gone: Ints, group: Ints) ->
         return np.zeros(0, bool)
     inside = (rows >= 0) & (plot.process[np.maximum(rows, 0)] == plot.process[gone])
     near = np.bincount(group, weights=inside)
-    return (near[group] == 0) & ~np.isin(plot.op[gone], plot.op[plot.lost == 0])
+    silent: Flags = (near[group] == 0) & ~np.isin(plot.op[gone], plot.op[plot.lost == 0])
+    return silent
 
 
 def _evidence_group(plot: Plot, gone: Ints, causes: Words) -> Ints:
