@@ -47,6 +47,17 @@ _HOME: dict[str, str] = {
     "render_prometheus_rules": "tracelab.rules",
     "render_prometheus_tests": "tracelab.rules",
     "render_grafana_dashboard": "tracelab.rules",
+    "swallow_costs": "tracelab.errors_chain",
+    "find_error_groups": "tracelab.errors_chain",
+    "match_goroutines": "tracelab.errors_chain",
+    "compare_goroutines": "tracelab.errors_chain",
+    "read_goroutine_profile": "tracelab.io.goroutines",
+    "audit_headers": "tracelab.audits",
+    "audit_truncation": "tracelab.audits",
+    "audit_size_loss": "tracelab.audits",
+    "find_retry_groups": "tracelab.audits",
+    "find_mixed_tenants": "tracelab.audits",
+    "tenant_rates": "tracelab.audits",
 }
 _MODULES = ("plots", "schema", "synth")
 

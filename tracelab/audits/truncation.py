@@ -49,8 +49,8 @@ def audit_truncation(
         service_name, sdk_language, field (exception.stacktrace, exception.message,
         status.message, attribute), limit, unit (bytes | chars), n_values, n_at_limit,
         n_distinct_at_limit, expected, set_by, example_trace_ids. Values are counted in
-        bytes and in characters; where both pile up alike, characters are named only if
-        the bytes differ.
+        bytes and in characters; where both pile up, the round number is the limit, then
+        the one that more values reach, then bytes.
 
     Raises
     ------
@@ -100,7 +100,7 @@ def audit_truncation(
         pl.col("n_distinct_at_limit") >= min_ratio * pl.col("expected"),
     )
     return (
-        rows.sort(*key, pl.col("n_at_limit") * -1, "unit", nulls_last=True)
+        rows.sort(*key, ~_is_round(), pl.col("n_at_limit") * -1, "unit", nulls_last=True)
         .unique(key, keep="first", maintain_order=True)
         .with_columns(_setter().alias("set_by"))
         .select(list(_RESULT))
@@ -136,6 +136,12 @@ def _values(traces: TraceSet) -> pl.DataFrame:
         .with_columns(pl.col("value").str.strip_chars('"'))
     )
     return pl.concat(parts).filter(pl.col("value").str.len_bytes() > 0)
+
+
+def _is_round() -> pl.Expr:
+    """Whether a limit looks chosen: a power of two or a multiple of a hundred."""
+    limit = pl.col("limit")
+    return (limit.bitwise_count_ones() == 1) | (limit % 100 == 0)
 
 
 def _setter() -> pl.Expr:

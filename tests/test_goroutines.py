@@ -1,0 +1,231 @@
+"""Goroutine profiles: gostackparse's golden files, pprof's forms, matches with spans."""
+
+import gzip
+import json
+import tarfile
+from datetime import UTC, datetime
+
+import polars as pl
+import pytest
+from building import EPOCH_NS, MS, Capture, span_id
+
+from tracelab.errors_chain import compare_goroutines, match_goroutines
+from tracelab.exceptions import SourceError, UnknownFormatError
+from tracelab.gostack import parse_goroutines, read_header
+from tracelab.io.goroutines import GOROUTINES, read_goroutine_profile
+
+AT = datetime.fromtimestamp(EPOCH_NS / 1e9 + 1, tz=UTC)
+
+DEBUG_2 = """goroutine 34 [sleep]:
+time.Sleep(0xb2d05e00)
+\t/usr/local/go/src/runtime/time.go:195 +0x125
+main.hang({0x7f, 0x1}, 0xc000)
+\t/src/main.go:261 +0x9a
+net/http.HandlerFunc.ServeHTTP(0x1, {0x7f, 0x1}, 0xc)
+\t/usr/local/go/src/net/http/server.go:2166 +0x29
+created by net/http.(*Server).Serve in goroutine 1
+\t/usr/local/go/src/net/http/server.go:3285 +0x4b4
+
+goroutine 1 [IO wait, 2 minutes]:
+internal/poll.runtime_pollWait(0x7f, 0x72)
+\t/usr/local/go/src/runtime/netpoll.go:345 +0x85
+main.main()
+\t/src/main.go:60 +0x1
+"""
+DEBUG_1 = """goroutine profile: total 3
+2 @ 0x43e44e 0x46ed65 0x6b1a9a
+# labels: {"route":"/hang", "span_id":"0000000000000003"}
+#\t0x46ed64\ttime.Sleep+0x124\t/usr/local/go/src/runtime/time.go:195
+#\t0x6b1a99\tmain.hang+0x99\t\t/src/main.go:261
+
+1 @ 0x43e44e
+#\t0x43e44d\tmain.main+0x1\t/src/main.go:60
+"""
+
+
+def goldens(folder):
+    with tarfile.open(folder / "DataDog-gostackparse__test-fixtures.tar.xz") as archive:
+        files = {m.name: archive.extractfile(m).read().decode() for m in archive if m.isfile()}
+    for name, golden in files.items():
+        if name.endswith(".golden.json"):
+            yield name, files[name.replace(".golden.json", ".txt")], json.loads(golden)
+
+
+def plain(one):
+    def frame(f):
+        return {"Func": f.function, "File": f.file, "Line": f.line}
+
+    told = {
+        "ID": one.goroutine_id,
+        "State": one.state,
+        "Wait": one.wait_minutes * 60 * 10**9,
+        "LockedToThread": one.locked,
+        "Stack": [frame(f) for f in one.frames],
+        "FramesElided": one.frames_elided,
+        "CreatedBy": frame(one.created_by) if one.created_by else None,
+    }
+    if one.ancestor:
+        told["Ancestor"] = plain(one.ancestor)
+    return told
+
+
+def test_gostackparses_golden_files_are_met_exactly(shared_data):
+    seen = 0
+    for name, text, golden in goldens(shared_data):
+        found = [plain(one) for one in parse_goroutines(text.splitlines())]
+        wanted = golden["Goroutines"] or []
+        for one in wanted:
+            if one["Stack"] is None:
+                one["Stack"] = []
+        assert found == wanted, name
+        seen += len(found)
+    assert seen > 15
+
+
+def test_the_header_of_go_1_27_carries_labels():
+    one = read_header('goroutine 7 [select, 3 minutes, locked to thread, labels:{"a": "b]:"}]:')
+    assert (one.state, one.wait_minutes, one.locked, one.labels) == (
+        "select",
+        3,
+        True,
+        {"a": "b]:"},
+    )
+
+
+def test_debug_2_gives_one_row_per_goroutine(tmp_path):
+    (tmp_path / "p.txt").write_text(DEBUG_2)
+    table = read_goroutine_profile(tmp_path / "p.txt", time=AT)
+    assert table.schema == GOROUTINES
+    assert table["goroutine_id"].to_list() == [34, 1]
+    assert table["functions"][0].to_list()[:2] == ["time.Sleep", "main.hang"]
+    assert table["created_by_id"].to_list() == [1, None]
+    assert table["time"][0] == AT
+
+
+def test_debug_1_gives_counts_and_labels(tmp_path):
+    (tmp_path / "p.txt").write_text(DEBUG_1)
+    table = read_goroutine_profile(tmp_path / "p.txt")
+    assert table["count"].to_list() == [2, 1]
+    assert table["functions"][0].to_list() == ["time.Sleep", "main.hang"]
+    assert json.loads(table["labels"][0])["route"] == "/hang"
+
+
+def field(number, content):
+    """A protobuf field: a number or bytes, all below 128."""
+    if isinstance(content, int):
+        return bytes([number << 3, content])
+    return bytes([number << 3 | 2, len(content)]) + content
+
+
+def test_the_protobuf_profile_is_read(tmp_path):
+    strings = ["", "main.hang", "/src/main.go", "span_id", "0000000000000003"]
+    profile = (
+        field(2, field(1, bytes([1])) + field(2, bytes([4])) + field(3, field(1, 3) + field(2, 4)))
+        + field(4, field(1, 1) + field(4, field(1, 1) + field(2, 42)))
+        + field(5, field(1, 1) + field(2, 1) + field(4, 2))
+        + b"".join(field(6, text.encode()) for text in strings)
+    )
+    (tmp_path / "p.pb.gz").write_bytes(gzip.compress(profile))
+    row = read_goroutine_profile(tmp_path / "p.pb.gz").to_dicts()[0]
+    assert (row["count"], row["functions"], row["lines"]) == (4, ["main.hang"], [42])
+    assert json.loads(row["labels"]) == {"span_id": "0000000000000003"}
+
+
+def test_what_is_no_profile_is_refused(tmp_path):
+    (tmp_path / "a.txt").write_text("hello, I am a text\n")
+    with pytest.raises(UnknownFormatError, match="debug=2"):
+        read_goroutine_profile(tmp_path / "a.txt")
+    with pytest.raises(SourceError, match="cannot be read"):
+        read_goroutine_profile(tmp_path / "none.txt")
+    (tmp_path / "cut.gz").write_bytes(gzip.compress(b"x" * 1000)[:20])
+    with pytest.raises(SourceError, match="damaged"):
+        read_goroutine_profile(tmp_path / "cut.gz")
+
+
+def capture(**ids):
+    built = Capture(sdk_language="go", service_name="shop")
+    built.span(1, 1, kind="SERVER", name="GET /hang/{id}", duration=3000, task_id=ids.get("one"))
+    built.span(1, 2, 1, name="wait for lock", start=1, duration=2990, task_id=ids.get("one"))
+    built.span(2, 3, kind="SERVER", name="GET /items/{id}", duration=3000, task_id=ids.get("two"))
+    built.span(3, 4, kind="SERVER", name="GET /hang/{id}", duration=5, task_id=ids.get("one"))
+    return built.traces()
+
+
+def profile(tmp_path, text=DEBUG_2):
+    (tmp_path / "p.txt").write_text(text)
+    return read_goroutine_profile(tmp_path / "p.txt", time=AT)
+
+
+def first(matches, goroutine):
+    return matches.filter(
+        (pl.col("goroutine_id") == goroutine) & (pl.col("candidate") == 1)
+    ).to_dicts()[0]
+
+
+def test_the_goroutine_id_leads_to_the_innermost_span_that_was_open(tmp_path):
+    matches = match_goroutines(capture(one="34", two="77"), profile(tmp_path))
+    best = first(matches, 34)
+    assert best["span_id"] == span_id(2)
+    assert best["confidence"] > 0.9
+    assert span_id(4) not in matches["span_id"].to_list()  # over when the profile was taken
+
+
+def test_without_ids_names_and_time_lead_to_the_request(tmp_path):
+    best = first(match_goroutines(capture(), profile(tmp_path)), 34)
+    assert best["span_id"] == span_id(1)
+    assert any("hang" in line for line in best["evidence"])
+
+
+def test_two_requests_that_cannot_be_told_apart_share_the_probability(tmp_path):
+    built = Capture(sdk_language="go", service_name="shop")
+    for trace in (1, 2):
+        built.span(trace, trace, kind="SERVER", name="GET /hang/{id}", duration=3000)
+    matches = match_goroutines(built.traces(), profile(tmp_path)).filter(
+        pl.col("goroutine_id") == 34
+    )
+    assert matches.height == 2
+    assert matches["confidence"].max() <= 0.5
+
+
+def test_a_label_with_the_span_id_is_nearly_certain(tmp_path):
+    matches = match_goroutines(capture(), profile(tmp_path, DEBUG_1))
+    best = matches.filter(pl.col("candidate") == 1).to_dicts()[0]
+    assert best["span_id"] == span_id(3)
+    assert best["confidence"] > 0.9
+
+
+def test_a_stack_recorded_on_a_span_names_its_goroutine(tmp_path):
+    built = Capture(sdk_language="go").span(1, 1, duration=3000)
+    built.event(
+        1,
+        1,
+        exception_type="*errors.errorString",
+        exception_stacktrace="goroutine 34 [running]:\nmain.hang()\n\t/src/main.go:1 +0x1\n",
+        time=EPOCH_NS + 5 * MS,
+    )
+    assert first(match_goroutines(built.traces(), profile(tmp_path)), 34)["span_id"] == span_id(1)
+
+
+def test_a_request_that_never_ended_leads_to_its_caller(tmp_path):
+    built = Capture().span(
+        1,
+        1,
+        kind="CLIENT",
+        name="GET",
+        service="front",
+        sdk_language="python",
+        duration=3000,
+        attributes='{"url.full":"http://shop/hang/7"}',
+    )
+    best = first(match_goroutines(built.traces(), profile(tmp_path), service="shop"), 34)
+    assert best["span_id"] == span_id(1)
+
+
+def test_what_grew_between_two_profiles_stands_first(tmp_path):
+    (tmp_path / "a.txt").write_text(DEBUG_1)
+    (tmp_path / "b.txt").write_text(DEBUG_1.replace("2 @", "90 @"))
+    grown = compare_goroutines(
+        read_goroutine_profile(tmp_path / "a.txt"), read_goroutine_profile(tmp_path / "b.txt")
+    )
+    assert grown["growth"].to_list() == [88, 0]
+    assert grown["functions"][0].to_list() == ["time.Sleep", "main.hang"]
