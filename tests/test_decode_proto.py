@@ -100,13 +100,10 @@ def test_a_broken_span_costs_only_itself():
     request.resource_spans[0].resource.attributes.add(
         key="service.name"
     ).value.string_value = "shop"
-    good = [group.spans[0].SerializeToString()]
-    for name in ("second", "third"):
-        good.append(
-            trace_pb2.Span(
-                trace_id=b"t" * 16, span_id=b"u" * 8, name=name, kind=3
-            ).SerializeToString()
-        )
+    good = [group.spans[0].SerializeToString()] + [
+        trace_pb2.Span(trace_id=b"t" * 16, span_id=b"u" * 8, name=name, kind=3).SerializeToString()
+        for name in ("second", "third")
+    ]
     broken = good[1][:-1] + b"\x7f\xff"
     spans = b"".join(frame(2, span) for span in (good[0], broken, good[2]))
     resource = frame(1, request.resource_spans[0].resource.SerializeToString())
