@@ -6,17 +6,19 @@ most causes show only as a pattern: one operation, one process, one stretch of t
 a trace-id threshold.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 import numpy as np
 import polars as pl
 
 from tracelab.structure.losses import (
+    EXPORT_DELAY_NS,
     Lifetimes,
     bursts_of_loss,
     find_lifetimes,
     gaps_in_exports,
+    likely_processes,
 )
 from tracelab.structure.missing import FAR, Missing
 from tracelab.structure.sampling import MIN_SEPARATION
@@ -130,6 +132,7 @@ def judge_causes(
     """
     n = missing.row.size
     case = Case({cause: np.full(n, _ALWAYS_POSSIBLE.get(cause, 0.02)) for cause in CAUSES})
+    missing = replace(missing, process=likely_processes(skeleton, missing))
     lifetimes = find_lifetimes(skeleton, missing)
     _edges(skeleton, missing, lifetimes, case)
     _sampling(separation, readings, case)
@@ -145,7 +148,9 @@ def _edges(skeleton: Skeleton, missing: Missing, lifetimes: Lifetimes, case: Cas
     width = np.maximum(missing.end_high - missing.end_low, 1)
     after = np.clip((missing.end_high - lifetimes.last) / width, 0, 1)
     before = np.clip((lifetimes.first - missing.end_low) / width, 0, 1)
-    exits = lifetimes.exited & (after > 0)
+    # A process cannot have taken up what began long after it fell silent.
+    in_time = skeleton.start[missing.row] <= lifetimes.last + EXPORT_DELAY_NS
+    exits = lifetimes.exited & (after > 0) & in_time
     case.put(
         "process_exit",
         exits & lifetimes.replaced,
@@ -239,15 +244,17 @@ def _operations(skeleton: Skeleton, missing: Missing, case: Case) -> None:
     failed = _failed_traces(skeleton)
     lost = np.bincount(op, minlength=n_ops)
     held = np.bincount(skeleton.op[near], minlength=n_ops)
-    spans = np.bincount(service, minlength=n_services)
-    whole = np.bincount(skeleton.service[near], minlength=n_services)
     rate = lost / np.maximum(lost + held, 1)
-    other_lost = spans[service] - lost[op]
-    other_seen = other_lost + whole[service] - held[op]
+    # Operations whose parents are always missing say nothing of how often the service loses
+    # spans for other reasons: they may have one missing parent between them.
+    usual = rate < 0.9
+    home = skeleton.op_service
+    lost_else = np.bincount(home, weights=lost * usual, minlength=n_services)
+    seen_else = np.bincount(home, weights=(lost + held) * usual, minlength=n_services)
+    other_lost = lost_else[service] - lost[op] * usual[op]
+    other_seen = seen_else[service] - (lost + held)[op] * usual[op]
     other = other_lost / np.maximum(other_seen, 1)
-    # Two operations of one service may lose their parents each for itself, so the others only
-    # need to be clearly better off.
-    alone = (rate[op] > 3 * other + 0.05) | (other_seen < 3)
+    alone = other < 0.5
     case.put(
         "span_never_ended",
         mine[(lost[op] >= 3) & (rate[op] >= 0.9) & alone],

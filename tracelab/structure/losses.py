@@ -16,7 +16,7 @@ that it just had nothing to do is below one in a million."""
 HOLE: Final = 8.0
 """The same for a stretch within its life in which spans are known to be missing."""
 
-_EXPORT_DELAY_NS: Final = 6_000_000_000
+EXPORT_DELAY_NS: Final = 6_000_000_000
 """Batch processors send every 5 s by default (OpenTelemetry specification): a process that is
 silent for less at the end of the capture may simply not have sent yet."""
 
@@ -131,7 +131,7 @@ def process_table(skeleton: Skeleton) -> pl.DataFrame:
     due = silence * pl.col("spans") / (pl.col("last") - pl.col("start") + 1)
     table = table.with_columns(
         host=hosts,
-        gone=(due > SILENT) & (silence > _EXPORT_DELAY_NS),
+        gone=(due > SILENT) & (silence > EXPORT_DELAY_NS),
     )
     later = table.join(table, on="service", how="inner", suffix="_other").filter(
         (pl.col("process") != pl.col("process_other"))
@@ -143,6 +143,53 @@ def process_table(skeleton: Skeleton) -> pl.DataFrame:
     return table.with_columns(replaced=replaced, exited=pl.col("gone") | replaced).drop(
         "gone", "host", "start"
     )
+
+
+def likely_processes(skeleton: Skeleton, missing: Missing) -> Ints:
+    """Guess the process of each missing span whose service has several: the most silent one.
+
+    Of the processes that had begun when the span did and had not long stopped, the one whose
+    own gap around the span's end is widest, measured by its pace.
+
+    Parameters
+    ----------
+    skeleton : Skeleton
+        The capture.
+    missing : Missing
+        What is missing.
+
+    Returns
+    -------
+    ndarray of int64
+        Entry by entry of `missing`; -1 where nothing is known of the service.
+
+    Raises
+    ------
+    ValueError
+        Never.
+    """
+    process = missing.process.copy()
+    table = process_table(skeleton)
+    middle = (missing.end_low + missing.end_high) // 2
+    begun = skeleton.start[missing.row]
+    for service in np.unique(missing.service[(process < 0) & (missing.service >= 0)]):
+        mine = np.flatnonzero((process < 0) & (missing.service == service))
+        best = np.full(mine.size, -1.0)
+        for code, first, last, spans in (
+            table.filter(pl.col("service") == service)
+            .select("process", "first", "last", "spans")
+            .rows()
+        ):
+            ends = _ends(skeleton, code)
+            at = np.searchsorted(ends, middle[mine])
+            before = np.where(at > 0, ends[np.maximum(at - 1, 0)], first)
+            after = np.where(at < ends.size, ends[np.minimum(at, ends.size - 1)], before + 2**40)
+            silence = (after - before) / max((last - first) / max(spans, 1), 1.0)
+            alive = (begun[mine] >= first - 10**9) & (begun[mine] <= last + EXPORT_DELAY_NS)
+            better = alive & (silence > best)
+            best[better] = silence[better]
+            process[mine[better]] = code
+    return process
 
 
 def _ends(skeleton: Skeleton, process: int) -> Ints:
@@ -262,7 +309,7 @@ def _crowded(ends: Ints, lost: Ints, when: Ints) -> Bools:
     high = ends[np.clip(place + 20, 0, max(ends.size - 1, 0))] if ends.size else when
     near = np.searchsorted(lost, high, side="right") - np.searchsorted(lost, low, side="left")
     expected = share * (near + 40)
-    crowded: Bools = (near >= 4) & (near > 3 * expected + 4 * np.sqrt(expected))
+    crowded: Bools = (near >= 3) & (near > 3 * expected + 4 * np.sqrt(expected))
     return crowded
 
 

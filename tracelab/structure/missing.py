@@ -123,6 +123,7 @@ def find_missing(skeleton: Skeleton, claimed: Floats) -> Missing:
     call_low, call_high = _server_end(skeleton, calls)
     own = np.concatenate([local, np.zeros(calls.size, bool)])
     process = np.where(own, skeleton.process[rows], _only_process(skeleton, services))
+    process = _process_by_trace(skeleton, rows, services, process)
     return Missing(
         row=rows,
         call=call,
@@ -232,6 +233,40 @@ def _only_process(skeleton: Skeleton, services: Ints) -> Ints:
     single = pairs[many[pairs[:, 0]] == 1]
     only[single[:, 0]] = single[:, 1]
     return only[services]
+
+
+def _process_by_trace(skeleton: Skeleton, rows: Ints, services: Ints, process: Ints) -> Ints:
+    """Take the one process of the service that took part in the trace, where it is not known."""
+    open_rows = np.flatnonzero((process < 0) & (services >= 0))
+    if not open_rows.size:
+        return process
+    asked = pl.DataFrame(
+        {
+            "entry": open_rows,
+            "trace": skeleton.trace[rows[open_rows]],
+            "service": services[open_rows],
+        }
+    )
+    wanted = np.zeros(len(skeleton.services), bool)
+    wanted[services[open_rows]] = True
+    there = np.flatnonzero(wanted[skeleton.service])
+    seen = (
+        pl.DataFrame(
+            {
+                "trace": skeleton.trace[there],
+                "service": skeleton.service[there],
+                "process": skeleton.process[there],
+            }
+        )
+        .join(asked.select("trace", "service").unique(), on=["trace", "service"], how="semi")
+        .group_by("trace", "service")
+        .agg(pl.col("process").n_unique().alias("many"), pl.col("process").first())
+        .filter(pl.col("many") == 1)
+    )
+    met = asked.join(seen, on=["trace", "service"], how="inner")
+    filled = process.copy()
+    filled[met["entry"].to_numpy()] = met["process"].to_numpy()
+    return filled
 
 
 def _service_processes(skeleton: Skeleton) -> Ints:
