@@ -32,6 +32,8 @@ _HOME: dict[str, str] = {
     "derive_rules": "tracelab.rules",
     "WarningRule": "tracelab.rules",
     "investigate": "tracelab.investigate",
+    "view_trace": "tracelab.pictures",
+    "align_on_bursts": "tracelab.signals.aligned",
     "Investigation": "tracelab.investigate",
     "Finding": "tracelab.export.findings",
     "audit_errors": "tracelab.errors_chain",

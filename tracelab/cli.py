@@ -111,7 +111,9 @@ def trace(
 ) -> None:
     """Show one trace as a tree: services, times, boundaries, breaks, errors."""
     with _progress() as step:
-        view = tl.view_trace(_open([source], step), trace_id, progress=step)
+        opened = _open([source], step)
+        step("where traces break, and why")
+        view = tl.view_trace(opened, trace_id)
     if out is None:
         print(view.text, end="")
     else:

@@ -3,21 +3,24 @@
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 import polars as pl
 
 from tracelab import html, schema
-from tracelab.audits import chain_integrity
-from tracelab.errors_chain import audit_errors, find_error_hops, parse_exceptions
+from tracelab.exceptions import ParameterError
 from tracelab.export.case import Case, versions, write_case
 from tracelab.export.findings import Finding, group_audit, group_breaks, group_error_hops
+from tracelab.pictures import case_pictures
 from tracelab.rules import WarningRule, backtest_rules, derive_rules
-from tracelab.signals import find_lead_lags, red_series
-from tracelab.structure import find_breaks, span_edges
+from tracelab.signals import find_lead_lags, neighbour_pairs
+from tracelab.store import TraceStore
+from tracelab.survey import Survey, call_edges, gather_traces, survey
 from tracelab.traceset import TraceSet
 
 Progress = Callable[[str], None]
+
+MAX_EXHIBITS: Final = 12
 
 _SEVERITIES: Final = ("error", "warning", "info")
 
@@ -36,6 +39,10 @@ class Investigation:
         Schemas RED, LEAD_LAGS, RULE_SCORES and INTEGRITY.
     ingest, rejects : pl.DataFrame
         Schemas INGEST and REJECTS.
+    calls : pl.DataFrame
+        parent_service, child_service, boundary, calls: how often which service called which.
+    exhibits : TraceSet
+        The traces that the report draws.
     rules : tuple of WarningRule
         Early-warning rules, proven on later time or marked unproven.
     summary, provenance : dict
@@ -53,6 +60,8 @@ class Investigation:
     integrity: pl.DataFrame
     ingest: pl.DataFrame
     rejects: pl.DataFrame
+    calls: pl.DataFrame
+    exhibits: TraceSet
     rules: tuple[WarningRule, ...] = ()
     summary: dict[str, Any] = field(default_factory=dict)
     provenance: dict[str, Any] = field(default_factory=dict)
@@ -83,11 +92,22 @@ class Investigation:
         return write_case(self._case(), Path(out))
 
     def _case(self) -> Case:
+        drawable = set(self.exhibits.spans["trace_id"].unique())
         return Case(
             findings=self.findings,
             summary=self.summary,
             provenance=self.provenance,
             rules=self.rules,
+            pictures=case_pictures(
+                self.exhibits,
+                trace_ids=[i for i in _exhibit_ids(list(self.findings)) if i in drawable],
+                calls=self.calls,
+                breaks=self.breaks,
+                error_hops=self.error_hops,
+                integrity=self.integrity,
+                lead_lags=self.lead_lags,
+                ingest=self.ingest,
+            ),
             tables={
                 "breaks": self.breaks,
                 "error_hops": self.error_hops,
@@ -117,22 +137,33 @@ class Investigation:
 
 
 def investigate(
-    traces: TraceSet,
+    traces: TraceSet | TraceStore,
     *,
+    engine: Any = "local",
+    workers: int | None = None,
     every: str = "30s",
     window: str = "5m",
+    pairs: Literal["neighbours", "all"] = "neighbours",
     progress: Progress | None = None,
 ) -> Investigation:
     """Run every analysis over a capture.
 
     Parameters
     ----------
-    traces : TraceSet
-        The capture.
+    traces : TraceSet or TraceStore
+        The capture, in memory or on disk.
+    engine : str or distributed.Client
+        Where a store's buckets are worked on: ``"local"`` (processes of this machine),
+        ``"dask"``, ``"tcp://host:port"``, a scheduler file, or a connected client.
+    workers : int, optional
+        Processes of a local engine; one per core if left out.
     every : str
-        Bin of the request, error and latency series.
+        Bin of the request, error and latency series, 5 s to 5 min.
     window : str
         Window of the chain-integrity SLI.
+    pairs : {"neighbours", "all"}
+        Which pairs of services are tried for early warning: those at most three calls apart
+        (fewer tests, more power), or all.
     progress : callable, optional
         Called with the name of each step before it starts.
 
@@ -144,92 +175,103 @@ def investigate(
     Raises
     ------
     ParameterError
-        If `every` or `window` is no duration in its range.
+        If `every` or `window` is no duration in its range, or `pairs` none of its words.
+    EngineError
+        If the engine cannot be reached or died.
     """
+    if pairs not in ("neighbours", "all"):
+        raise ParameterError(f"pairs={pairs!r}: choose neighbours or all")
     say = progress or (lambda step: None)
-    say("edges between spans")
-    edges = span_edges(traces)
-    say("where traces break")
-    breaks = find_breaks(traces)
-    say("exceptions")
-    exceptions = parse_exceptions(traces)
-    say("error records")
-    audit = audit_errors(traces)
-    say("what became of each error")
-    hops = find_error_hops(traces, edges=edges, breaks=breaks, exceptions=exceptions)
-    say("chain integrity")
-    integrity = chain_integrity(traces, hops=hops, breaks=breaks, every=window)
-    say("request, error and latency series")
-    red = red_series(traces, every=every)
+    seen = survey(traces, every=every, window=window, engine=engine, workers=workers, say=say)
     say("what precedes what")
-    leads = find_lead_lags(red)
+    red = seen.errors.red
+    near = neighbour_pairs(call_edges(seen.calls)) if pairs == "neighbours" else None
+    leads = find_lead_lags(red, pairs=near)
     rules = derive_rules(red, leads=leads)
-    scores = backtest_rules(rules, red)
-    operations = traces.spans.group_by("service_name", pl.col("name").alias("span_name")).agg(
-        pl.len().alias("spans")
+    say("findings")
+    findings = (
+        group_breaks(seen.breaks, seen.operations)
+        + group_error_hops(seen.errors.hops)
+        + group_audit(seen.errors.audit)
     )
-    findings = tuple(group_breaks(breaks, operations) + group_error_hops(hops) + group_audit(audit))
+    findings.sort(key=lambda finding: _SEVERITIES.index(finding.severity))
+    ingest = traces.ingest_table if isinstance(traces, TraceStore) else traces.ingest
+    exhibits = gather_traces(traces, _exhibit_ids(findings), engine=engine, workers=workers)
     return Investigation(
-        findings=findings,
-        breaks=breaks,
-        error_hops=hops,
-        exceptions=exceptions,
-        error_audit=audit,
+        findings=tuple(findings),
+        breaks=seen.breaks,
+        error_hops=seen.errors.hops,
+        exceptions=seen.errors.exceptions,
+        error_audit=seen.errors.audit,
         red=red,
         lead_lags=leads,
-        rule_scores=scores,
-        integrity=integrity,
-        ingest=traces.ingest,
+        rule_scores=backtest_rules(rules, red),
+        integrity=seen.errors.integrity,
+        ingest=ingest,
         rejects=traces.rejects,
+        calls=seen.calls,
+        exhibits=exhibits,
         rules=tuple(rules),
-        summary=_summarise(traces, edges, breaks, hops, leads, rules),
+        summary=_summarise(seen, traces.rejects.height, leads, rules),
         provenance={
-            "sources": traces.ingest.select(
+            "sources": ingest.select(
                 "source", "sha256", "form", "bytes", "spans_kept", "rejects"
             ).to_dicts(),
             "versions": versions(),
-            "parameters": {"every": every, "window": window},
+            "parameters": {"every": every, "window": window, "pairs": pairs},
         },
     )
 
 
+def _exhibit_ids(findings: list[Finding]) -> list[str]:
+    """Traces worth a picture: the best example of each serious finding, and where it points."""
+    ids: dict[str, None] = {}
+    for finding in findings:
+        if finding.severity == "info" or len(ids) >= MAX_EXHIBITS:
+            break
+        for case in finding.exemplars[:1]:
+            for name in ("proposed_trace_id", "trace_id"):
+                if case.get(name):
+                    ids.setdefault(case[name])
+    return list(ids)
+
+
 def _summarise(
-    traces: TraceSet,
-    edges: pl.DataFrame,
-    breaks: pl.DataFrame,
-    hops: pl.DataFrame,
-    leads: pl.DataFrame,
-    rules: list[WarningRule],
+    seen: Survey, n_rejects: int, leads: pl.DataFrame, rules: list[WarningRule]
 ) -> dict[str, Any]:
-    spans = traces.spans
-    services = spans["service_name"].drop_nulls().unique().sort().to_list()
-    by_severity = dict(breaks.group_by("severity").len().iter_rows())
-    start, end = spans["start_time"].min(), spans["end_time"].max()
-    checked = spans["parent_span_id"].count()
+    services = seen.operations["service_name"].drop_nulls().unique().sort().to_list()
+    by_severity = dict(seen.breaks.group_by("severity").len().iter_rows())
+    verdicts = dict(seen.errors.hops.group_by("verdict").len().iter_rows())
     serious = sum(by_severity.get(severity, 0) for severity in ("error", "warning"))
-    verdicts = dict(hops.group_by("verdict").len().iter_rows())
     lost = sum(verdicts.get(word, 0) for word in ("swallowed", "flattened", "status_lost"))
+    when = ""
+    if seen.start is not None and seen.end is not None:
+        when = f", {seen.start:%Y-%m-%d %H:%M:%S} to {seen.end:%Y-%m-%d %H:%M:%S} UTC"
     text = [
-        f"{traces.n_traces:,} traces, {spans.height:,} spans of {len(services)} services"
-        + (f", {start:%Y-%m-%d %H:%M:%S} to {end:%H:%M:%S} UTC" if start and end else ""),
-        f"{serious:,} broken places in {checked:,} checked parent references"
+        f"{seen.n_traces:,} traces, {seen.n_spans:,} spans of {len(services):,} services{when}",
+        f"{serious:,} broken places among {seen.n_parents:,} parent references checked"
         if serious
-        else f"Nothing broken in {checked:,} checked parent references",
-        f"{hops.height:,} error hops followed: {lost:,} swallowed, flattened or with lost status",
+        else f"Nothing broken among {seen.n_parents:,} parent references checked",
+        f"{seen.errors.hops.height:,} hops of errors followed: {lost:,} swallowed, flattened to "
+        "text, or with their status lost",
     ]
     if rules:
-        text.append(f"{len(rules)} early-warning rules out of {leads.height:,} pairs tried")
+        proven = sum(rule.status == "proven" for rule in rules)
+        text.append(
+            f"{len(rules):,} early-warning rules, {proven:,} of them proven on later time, from "
+            f"{leads.height:,} pairs tried"
+        )
     elif leads.height:
         text.append(f"No early-warning rule: {leads.height:,} pairs tried, none accepted")
-    if traces.rejects.height:
-        text.append(f"{traces.rejects.height:,} pieces of input could not be read (see rejects)")
+    if n_rejects:
+        text.append(f"{n_rejects:,} pieces of input could not be read; see `rejects`")
     return {
-        "traces": traces.n_traces,
-        "spans": spans.height,
+        "traces": seen.n_traces,
+        "spans": seen.n_spans,
         "services": services,
-        "start_time": None if start is None else str(start),
-        "end_time": None if end is None else str(end),
-        "checked_hops": int(checked),
+        "start_time": None if seen.start is None else str(seen.start),
+        "end_time": None if seen.end is None else str(seen.end),
+        "checked_hops": seen.n_parents,
         "breaks": {severity: by_severity.get(severity, 0) for severity in schema.SEVERITIES},
         "error_hops": {word: verdicts.get(word, 0) for word in schema.HOP_VERDICTS},
         "text": text,

@@ -114,6 +114,39 @@ def chain_integrity(
     return schema.conform(_with_tier(table, tiers), schema.INTEGRITY)
 
 
+def merge_integrity(*tables: pl.DataFrame, tiers: Tiers | None = None) -> pl.DataFrame:
+    """Add up INTEGRITY tables of parts of one capture, such as the buckets of a store.
+
+    Parameters
+    ----------
+    *tables : pl.DataFrame
+        Schema INTEGRITY of parts that hold whole traces, of one window.
+    tiers : Tiers, optional
+        Limits; the defaults of `Tiers` where not given.
+
+    Returns
+    -------
+    pl.DataFrame
+        Schema INTEGRITY: sums, with the SLI and the tier of the whole.
+
+    Raises
+    ------
+    SchemaError
+        If a table lacks a column.
+    """
+    for table in tables:
+        schema.require_columns(table, schema.INTEGRITY, name="integrity")
+    if not tables:
+        return schema.empty(schema.INTEGRITY)
+    summed = (
+        pl.concat(tables)
+        .group_by("window_start", "service_name")
+        .agg(pl.col("traces", "broken", "undetermined").sum())
+        .sort("window_start", "service_name", nulls_last=False)
+    )
+    return schema.conform(_with_tier(summed, tiers or Tiers()), schema.INTEGRITY)
+
+
 def _touched(spans: pl.DataFrame, every: str) -> pl.DataFrame:
     """Which service each trace touches, and the window in which the trace starts."""
     timed = spans.filter(pl.col("start_time").is_not_null())

@@ -15,6 +15,7 @@ import polars as pl
 from tracelab.exceptions import SourceError
 from tracelab.export.document import render_findings_json, render_markdown
 from tracelab.export.findings import Finding
+from tracelab.export.report import Picture, render_report
 from tracelab.rules import (
     WarningRule,
     render_grafana_dashboard,
@@ -33,6 +34,7 @@ class Case:
     summary: Mapping[str, Any]
     provenance: Mapping[str, Any]
     rules: Sequence[WarningRule]
+    pictures: Sequence[Picture]
     tables: Mapping[str, pl.DataFrame]
 
 
@@ -74,6 +76,14 @@ def write_case(case: Case, out: Path) -> Path:
             ),
             "findings.md": render_markdown(
                 case.findings, summary=case.summary, rules=[str(rule) for rule in case.rules]
+            ),
+            "report.html": render_report(
+                case.findings,
+                summary=case.summary,
+                provenance=case.provenance,
+                rules=[str(rule) for rule in case.rules],
+                lead_lags=case.tables["lead_lags"],
+                pictures=case.pictures,
             ),
             "rules/prometheus-rules.yml": render_prometheus_rules(case.rules),
             "rules/prometheus-rules.test.yml": render_prometheus_tests(

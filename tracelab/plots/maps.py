@@ -26,8 +26,11 @@ def service_map(edges: pl.DataFrame, breaks: pl.DataFrame) -> go.Figure:
 
     Parameters
     ----------
-    edges, breaks : pl.DataFrame
-        Schemas EDGES and BREAKS.
+    edges : pl.DataFrame
+        Schema EDGES, or one row per distinct hop with the number of calls in a column
+        ``calls``.
+    breaks : pl.DataFrame
+        Schema BREAKS.
 
     Returns
     -------
@@ -39,8 +42,9 @@ def service_map(edges: pl.DataFrame, breaks: pl.DataFrame) -> go.Figure:
     SchemaError
         If a column is missing.
     """
-    schema.require_columns(edges, schema.EDGES, name="edges")
+    schema.require_columns(edges, ("parent_service", "child_service"), name="edges")
     schema.require_columns(breaks, schema.BREAKS, name="breaks")
+    weight = pl.col("calls").sum() if "calls" in edges.columns else pl.len()
     title = "Service map: calls, and broken calls per hop"
     calls = (
         edges.filter(
@@ -49,7 +53,7 @@ def service_map(edges: pl.DataFrame, breaks: pl.DataFrame) -> go.Figure:
             pl.col("parent_service") != pl.col("child_service"),
         )
         .group_by(pl.col("parent_service").alias("a"), pl.col("child_service").alias("b"))
-        .agg(pl.len().alias("calls"))
+        .agg(weight.alias("calls"))
     )
     broken = (
         breaks.filter(

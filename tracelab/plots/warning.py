@@ -281,8 +281,9 @@ def _whole(red: pl.DataFrame, service: str, max_points: int) -> pl.DataFrame:
     edge = pl.col("bucket_edges_ns").list.get(
         pl.min_horizontal(position, pl.col("bucket_edges_ns").list.len() - 1), null_on_oob=True
     )
+    known = pl.col("duration_counts").list.sum() > 0
     return (
-        rows.with_columns((edge / 1e6).alias("p95_ms"))
+        rows.with_columns(pl.when(known).then(edge / 1e6).alias("p95_ms"))
         .with_columns((pl.int_range(pl.len()) // fold).alias("_part"))
         .group_by("_part", maintain_order=True)
         .agg(pl.col("time").first(), pl.col("errors_5xx").sum(), pl.col("p95_ms").max())

@@ -1,0 +1,130 @@
+"""Which pictures a case needs: figures chosen for the report and for one trace's page."""
+
+import polars as pl
+
+from tracelab import plots
+from tracelab.errors_chain import find_error_hops
+from tracelab.export.report import Picture, render_report
+from tracelab.export.tree import render_trace_tree
+from tracelab.store import TraceStore
+from tracelab.structure import find_breaks, span_edges
+from tracelab.traceset import TraceSet
+
+MAX_WATERFALLS = 4
+MAX_WATERFALL_SPANS = 300
+
+
+def case_pictures(
+    exhibits: TraceSet,
+    *,
+    trace_ids: list[str],
+    calls: pl.DataFrame,
+    breaks: pl.DataFrame,
+    error_hops: pl.DataFrame,
+    integrity: pl.DataFrame,
+    lead_lags: pl.DataFrame,
+    ingest: pl.DataFrame,
+) -> list[Picture]:
+    """Draw the pictures of a report.
+
+    Parameters
+    ----------
+    exhibits : TraceSet
+        Holds the traces to draw.
+    trace_ids : list of str
+        Traces worth a waterfall, best first.
+    calls : pl.DataFrame
+        Distinct hops with their number of calls.
+    breaks, error_hops, integrity, lead_lags, ingest : pl.DataFrame
+        The case's tables.
+
+    Returns
+    -------
+    list of Picture
+        Figures without content are left out.
+    """
+    chosen = [
+        (
+            "Which service calls which; red hops lose context or spans.",
+            plots.service_map(calls, breaks),
+        ),
+        ("Broken places by hop (rows) and kind and cause (columns).", plots.break_matrix(breaks)),
+    ]
+    for trace_id in trace_ids[:MAX_WATERFALLS]:
+        figure = plots.waterfall(exhibits, trace_id, breaks=breaks, max_spans=MAX_WATERFALL_SPANS)
+        chosen.append(
+            ("A trace over time; diamonds mark breaks, dashed lines proposed parents.", figure)
+        )
+    chosen += [
+        (
+            "Errors from where they began to the caller, by what became of them.",
+            plots.error_flow(error_hops),
+        ),
+        ("Share of traces whose chain is whole, over time.", plots.integrity_timeline(integrity)),
+        ("Pairs of services tried for early warning.", plots.lag_matrix(lead_lags)),
+        (
+            "Spans kept, dropped as duplicates, and rejected, by source.",
+            plots.ingest_quality(ingest),
+        ),
+    ]
+    return [Picture(caption, figure.to_json()) for caption, figure in chosen if figure.data]
+
+
+class TraceView:
+    """One trace as text and as a page."""
+
+    def __init__(self, trace: TraceSet, trace_id: str, breaks: pl.DataFrame) -> None:
+        self._trace = trace
+        self._trace_id = trace_id
+        self._breaks = breaks
+        self._edges = span_edges(trace)
+
+    @property
+    def text(self) -> str:
+        """The tree for a terminal."""
+        hops = find_error_hops(self._trace, edges=self._edges, breaks=self._breaks)
+        return render_trace_tree(self._trace, edges=self._edges, breaks=self._breaks, hops=hops)
+
+    @property
+    def html(self) -> str:
+        """The waterfall as a page that needs nothing else."""
+        figure = plots.waterfall(
+            self._trace, self._trace_id, breaks=self._breaks, edges=self._edges
+        )
+        graph = plots.span_graph(self._trace, self._trace_id, breaks=self._breaks)
+        return render_report(
+            (),
+            summary={"text": self.text.splitlines()[:200]},
+            provenance={},
+            pictures=[
+                Picture("Spans over time.", figure.to_json()),
+                Picture("Spans as a tree.", graph.to_json()),
+            ],
+            title=f"Trace {self._trace_id}",
+        )
+
+
+def view_trace(traces: TraceSet | TraceStore, trace_id: str) -> TraceView:
+    """Look at one trace, with the breaks that the whole capture tells of.
+
+    Parameters
+    ----------
+    traces : TraceSet or TraceStore
+        The capture. Of a store only the one trace is read, so that nothing is known of what
+        is normal elsewhere; verdicts that need it are `unknown`.
+    trace_id : str
+        Trace id as hex; upper case and missing leading zeros are mended.
+
+    Returns
+    -------
+    TraceView
+        With ``text`` and ``html``.
+
+    Raises
+    ------
+    UnknownTraceError
+        If no span carries this id.
+    """
+    trace = traces.trace(trace_id)
+    known = traces if isinstance(traces, TraceSet) else trace
+    return TraceView(trace, trace.spans["trace_id"][0], find_breaks(known))

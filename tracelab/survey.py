@@ -1,0 +1,240 @@
+"""The two passes over a capture's buckets that an investigation consists of.
+
+The first pass reduces each bucket to what crosses traces; breaks are then resolved over all of
+them; the second pass follows errors bucket by bucket with the breaks known. Traces that a
+proposed parent ties to another trace are taken out of their buckets and looked at together, so
+that an error is followed across the gap wherever its two halves are stored.
+"""
+
+from dataclasses import dataclass
+from typing import Any, Final
+
+import polars as pl
+
+from tracelab import schema
+from tracelab.audits import chain_integrity
+from tracelab.audits.integrity import merge_integrity
+from tracelab.engine import map_buckets
+from tracelab.errors_chain import audit_errors, find_error_hops, parse_exceptions
+from tracelab.signals import merge_red, red_series
+from tracelab.store import TraceStore
+from tracelab.structure import Reduced, reduce_bucket, resolve_breaks, span_edges
+from tracelab.traceset import TraceSet
+
+MAX_TIED_TRACES: Final = 200_000
+"""Most traces that are looked at together because proposed parents tie them; beyond it the
+rest stay in their buckets, where an error is followed up to the gap only."""
+
+_OPERATION: Final = ("service_name", "span_name")
+_CALL: Final = ("parent_service", "child_service", "boundary")
+
+
+@dataclass(frozen=True)
+class Overview:
+    """What the first pass keeps of a bucket."""
+
+    reduced: Reduced
+    operations: pl.DataFrame
+    calls: pl.DataFrame
+    n_traces: int
+    n_spans: int
+    n_parents: int
+    start: Any
+    end: Any
+
+
+@dataclass(frozen=True)
+class Errors:
+    """What the second pass keeps of a bucket."""
+
+    exceptions: pl.DataFrame
+    audit: pl.DataFrame
+    hops: pl.DataFrame
+    integrity: pl.DataFrame
+    red: pl.DataFrame
+
+
+@dataclass(frozen=True)
+class Survey:
+    """The tables of a whole capture."""
+
+    breaks: pl.DataFrame
+    errors: Errors
+    operations: pl.DataFrame
+    calls: pl.DataFrame
+    n_traces: int
+    n_spans: int
+    n_parents: int
+    start: Any
+    end: Any
+
+
+def overview_bucket(traces: TraceSet) -> Overview:
+    """Reduce a bucket of whole traces to what the capture as a whole needs."""
+    spans = traces.spans
+    return Overview(
+        reduced=reduce_bucket(traces),
+        operations=spans.group_by("service_name", pl.col("name").alias("span_name")).agg(
+            pl.len().cast(pl.Int64).alias("spans")
+        ),
+        calls=span_edges(traces)
+        .filter(pl.col("relation") == "parent")
+        .group_by(_CALL)
+        .agg(pl.len().cast(pl.Int64).alias("calls")),
+        n_traces=traces.n_traces,
+        n_spans=spans.height,
+        n_parents=int(spans["parent_span_id"].count()),
+        start=spans["start_time"].min(),
+        end=spans["end_time"].max(),
+    )
+
+
+def errors_bucket(
+    traces: TraceSet, breaks: pl.DataFrame, left_out: list[str], every: str, window: str
+) -> Errors:
+    """Follow the errors of a bucket, with the breaks of the whole capture known."""
+    if left_out:
+        tied = pl.col("trace_id").is_in(pl.Series(left_out, dtype=pl.String).implode())
+        traces = traces.with_tables(
+            spans=traces.spans.filter(~tied),
+            events=traces.events.filter(~tied),
+            links=traces.links.filter(~tied),
+            logs=traces.logs.filter(~tied.fill_null(value=False)),
+        )
+    here = breaks.join(traces.spans.select("trace_id").unique(), on="trace_id", how="semi")
+    edges = span_edges(traces)
+    exceptions = parse_exceptions(traces)
+    hops = find_error_hops(traces, edges=edges, breaks=here, exceptions=exceptions)
+    return Errors(
+        exceptions=exceptions,
+        audit=audit_errors(traces, exceptions=exceptions),
+        hops=hops,
+        integrity=chain_integrity(traces, hops=hops, breaks=here, every=window),
+        red=red_series(traces, every=every, breaks=here, hops=hops),
+    )
+
+
+def survey(
+    traces: TraceSet | TraceStore,
+    *,
+    every: str,
+    window: str,
+    engine: Any = "local",
+    workers: int | None = None,
+    say: Any = None,
+) -> Survey:
+    """Run both passes.
+
+    Parameters
+    ----------
+    traces : TraceSet or TraceStore
+        A capture in memory is one bucket.
+    every, window : str
+        Bin of the series, window of the chain-integrity SLI.
+    engine, workers
+        As for `tracelab.engine.map_buckets`.
+    say : callable, optional
+        Called with the name of each step before it starts.
+
+    Returns
+    -------
+    Survey
+        Tables sorted by their keys, the same for every engine.
+
+    Raises
+    ------
+    EngineError
+        If the engine cannot be reached or died.
+    ParameterError
+        If `every` or `window` is no duration in its range.
+    """
+    say = say or (lambda step: None)
+    say("what is in the capture")
+    first = map_buckets(overview_bucket, traces, engine=engine, workers=workers)
+    say("where traces break, and why")
+    breaks = resolve_breaks([part.reduced for part in first])
+    serious = breaks.filter(pl.col("severity") != "info")
+    tied = _tied_traces(serious) if isinstance(traces, TraceStore) else []
+    say("what became of each error")
+    second = map_buckets(
+        errors_bucket,
+        traces,
+        engine=engine,
+        workers=workers,
+        arguments=(serious, tied, every, window),
+    )
+    if tied and isinstance(traces, TraceStore):
+        together = gather_traces(traces, tied, engine=engine, workers=workers)
+        second.append(errors_bucket(together, serious, [], every, window))
+    return Survey(
+        breaks=breaks,
+        errors=_together(second),
+        operations=_sum(first, "operations", _OPERATION, "spans"),
+        calls=_sum(first, "calls", _CALL, "calls"),
+        n_traces=sum(part.n_traces for part in first),
+        n_spans=sum(part.n_spans for part in first),
+        n_parents=sum(part.n_parents for part in first),
+        start=min((part.start for part in first if part.start is not None), default=None),
+        end=max((part.end for part in first if part.end is not None), default=None),
+    )
+
+
+def gather_traces(
+    traces: TraceSet | TraceStore,
+    trace_ids: list[str],
+    *,
+    engine: Any = "local",
+    workers: int | None = None,
+) -> TraceSet:
+    """Bring some traces of a capture together in memory."""
+    if isinstance(traces, TraceSet):
+        return traces.select_traces(trace_ids)
+    parts = map_buckets(
+        TraceSet.select_traces, traces, engine=engine, workers=workers, arguments=(trace_ids,)
+    )
+    return TraceSet(
+        spans=pl.concat([part.spans for part in parts]),
+        events=pl.concat([part.events for part in parts]),
+        links=pl.concat([part.links for part in parts]),
+        logs=pl.concat([part.logs for part in parts]),
+    )
+
+
+def _tied_traces(breaks: pl.DataFrame) -> list[str]:
+    crossing = breaks.filter(
+        pl.col("proposed_trace_id").is_not_null(),
+        pl.col("proposed_trace_id") != pl.col("trace_id"),
+    ).sort("proposed_confidence", "break_id", descending=[True, False])
+    ids = pl.concat([crossing["trace_id"], crossing["proposed_trace_id"]]).unique().sort()
+    if len(ids) > MAX_TIED_TRACES:
+        crossing = crossing.head(MAX_TIED_TRACES // 2)
+        ids = pl.concat([crossing["trace_id"], crossing["proposed_trace_id"]]).unique().sort()
+    return ids.to_list()
+
+
+def _together(parts: list[Errors]) -> Errors:
+    return Errors(
+        exceptions=pl.concat([part.exceptions for part in parts]).sort(
+            "trace_id", "span_id", "event_index", "position"
+        ),
+        audit=pl.concat([part.audit for part in parts]).sort("time", "trace_id", "span_id"),
+        hops=pl.concat([part.hops for part in parts]).sort("error_id", "hop", "child_span_id"),
+        integrity=merge_integrity(*(part.integrity for part in parts)),
+        red=merge_red(*(part.red for part in parts)) if len(parts) > 1 else parts[0].red,
+    )
+
+
+def _sum(parts: list[Overview], name: str, key: tuple[str, ...], count: str) -> pl.DataFrame:
+    return (
+        pl.concat([getattr(part, name) for part in parts])
+        .group_by(key)
+        .agg(pl.col(count).sum())
+        .sort(key, nulls_last=True)
+    )
+
+
+def call_edges(calls: pl.DataFrame) -> pl.DataFrame:
+    """Return one EDGES row per distinct call, enough for the graph of services."""
+    return schema.conform(
+        calls.drop("calls").with_columns(pl.lit("parent").alias("relation")), schema.EDGES
+    )
