@@ -127,8 +127,8 @@ def test_projected_columns_are_those_of_the_whole_bucket(tmp_path, files):
 def test_duplicates_across_files_have_one_winner_in_any_order(tmp_path):
     shared = [line(number) for number in range(20)]
     first, second = tmp_path / "a.jsonl", tmp_path / "b.jsonl"
-    first.write_text("\n".join(shared + [line(50)]) + "\n")
-    second.write_text("\n".join(shared + [line(51), line(3, name="other")]) + "\n")
+    first.write_text("\n".join([*shared, line(50)]) + "\n")
+    second.write_text("\n".join([*shared, line(51), line(3, name="other")]) + "\n")
     forward, backward = TraceStore(tmp_path / "f"), TraceStore(tmp_path / "g")
     for path in (first, second):
         forward.ingest(path)
@@ -156,10 +156,7 @@ def test_a_grown_file_adds_only_what_is_new(tmp_path):
     assert accounting["status"].to_list() == ["grown"]
     assert accounting["spans_decoded"].to_list() == [30]
     assert store.info()["spans"] == 120
-    assert_same(store.read(), tl.read_traces(live), leave_out=["ingest"])
-    row, fresh = store.read().ingest, tl.read_traces(live).ingest
-    counted = ["sha256", "bytes", "messages", "messages_good", "spans_kept", "spans_duplicate"]
-    assert_frame_equal(row.select(counted), fresh.select(counted))
+    assert_same(store.read(), tl.read_traces(live))
 
 
 def test_the_torn_end_of_a_live_file_is_read_anew_when_it_has_grown(tmp_path):
@@ -172,7 +169,7 @@ def test_the_torn_end_of_a_live_file_is_read_anew_when_it_has_grown(tmp_path):
     live.write_text(text + "{broken\n" + line(11) + "\n")
     assert store.ingest(live)["status"].to_list() == ["grown"]
     fresh = tl.read_traces(live)
-    assert_same(store.read(), fresh, leave_out=["ingest"])
+    assert_same(store.read(), fresh)
     assert fresh.rejects.height == 1
 
 
@@ -181,12 +178,12 @@ def test_a_grown_protobuf_file_adds_only_what_is_new(tmp_path, capture):
     live = tmp_path / "live.pb"
     live.write_bytes(data[: len(data) // 2])
     store = TraceStore(tmp_path / "store")
-    before = store.ingest(live)["spans_decoded"].sum()
+    store.ingest(live)
     live.write_bytes(data)
     accounting = store.ingest(live)
     assert accounting["status"].to_list() == ["grown"]
-    assert accounting["spans_decoded"].sum() + before == 30_000
-    assert_same(store.read(), tl.read_traces(live), leave_out=["ingest"])
+    assert accounting["spans_decoded"].sum() < 16_000
+    assert_same(store.read(), tl.read_traces(live))
 
 
 def test_a_file_with_other_content_under_an_old_name_is_new(tmp_path):
@@ -212,14 +209,15 @@ def test_one_trace_is_found_without_the_rest(tmp_path, capture):
 
 
 def test_several_processes_give_the_same_store_as_one(tmp_path, capture, monkeypatch):
-    monkeypatch.setattr("tracelab.store.ingest._IN_PROCESS_BYTES", 0)
+    monkeypatch.setattr("tracelab.store.intake._IN_PROCESS_BYTES", 0)
     monkeypatch.setattr("tracelab.store.plan._MIN_PART", 1 << 20)
+    monkeypatch.setattr("tracelab.store.plan._BUNDLE_BYTES", 1 << 20)
     one, two = TraceStore(tmp_path / "one"), TraceStore(tmp_path / "two")
     one.ingest(capture, workers=1)
     accounting = two.ingest(capture, workers=2)
     assert accounting["spans_decoded"].to_list() == [30_000]
     assert accounting["sha256"].null_count() == 0
-    assert len(list((tmp_path / "two" / "spans").iterdir())) > 2
+    assert len(list((tmp_path / "two" / "spans").iterdir())) >= 2
     assert_same(one.read(), two.read())
 
 
@@ -262,7 +260,7 @@ def test_the_bucket_of_an_id_never_changes():
     assert sequence.value_counts()["count"].min() > 800
 
 
-BUCKETS_OF_OLD_STORES = [0]
+BUCKETS_OF_OLD_STORES = [14, 12, 13, 22, 32, 27, 25]
 
 
 @pytest.mark.parametrize("table", ["spans", "events"])
@@ -432,7 +430,8 @@ def start(store, paths):
 def test_two_ingests_at_once_both_count_once(tmp_path):
     paths = [write_lines(tmp_path / f"{n}.jsonl", range(n * 10, n * 10 + 10)) for n in range(30)]
     processes = [start(tmp_path / "store", order) for order in (paths, paths[::-1])]
-    assert [process.wait(60) for process in processes] == [0, 0]
+    for process in processes:
+        assert process.communicate(timeout=60)[0] == "ready\ndone\n"
     store = TraceStore(tmp_path / "store")
     assert store.info()["spans"] == 900
     assert store.info()["sources"] == 30
@@ -503,7 +502,9 @@ def test_interrupting_an_ingest_stops_it_within_two_seconds(tmp_path, capture):
     paths = [tmp_path / f"{n}.pb" for n in range(12)]
     for number, path in enumerate(paths):
         # A frame of its own makes each content another one.
-        path.write_bytes(capture.read_bytes() + (4).to_bytes(4, "big") + b"\x12\x02" + bytes([8, number]))
+        path.write_bytes(
+            capture.read_bytes() + (4).to_bytes(4, "big") + b"\x12\x02" + bytes([8, number])
+        )
     process = start(tmp_path / "store", [tmp_path])
     assert process.stdout.readline() == "ready\n"
     time.sleep(1.0)

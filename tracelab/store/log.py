@@ -77,11 +77,15 @@ class Source:
     layout : str, optional
         "lines" or "frames" where messages can be appended to the file.
     resume_at : int
-        Byte behind its last good message; a grown file is read from here.
+        Byte at which its last, unfinished message begins, else its end; a grown file is read
+        from here.
+    tail : tuple of int
+        Batches of the commit with what came of that unfinished message. A commit that extends
+        this source takes their place.
+    tail_row : dict
+        The share of these in `row`.
     extends : str, optional
         Digest of the shorter content that this one continues.
-    extends_at : int
-        Byte at which it continues: what an earlier commit rejected from there on is read anew.
     """
 
     sha256: str
@@ -89,8 +93,9 @@ class Source:
     row: dict[str, Any] = field(default_factory=dict)
     layout: str | None = None
     resume_at: int = 0
+    tail: tuple[int, ...] = ()
+    tail_row: dict[str, Any] = field(default_factory=dict)
     extends: str | None = None
-    extends_at: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,6 +118,16 @@ class Snapshot:
     def number(self) -> int:
         """Number of the last commit; 0 is the store's creation."""
         return len(self.commits)
+
+    @property
+    def extended(self) -> set[str]:
+        """Digests of the sources that a later commit continues."""
+        return {
+            source.extends
+            for commit in self.commits
+            for source in commit.sources
+            if source.extends is not None
+        }
 
     def sources(self) -> dict[str, Source]:
         """Return the sources by content digest."""
@@ -265,7 +280,9 @@ def _decode(body: dict[str, Any]) -> Commit:
         batches=tuple(
             {table: decode_part(part) for table, part in batch.items()} for batch in body["batches"]
         ),
-        sources=tuple(Source(**source) for source in body["sources"]),
+        sources=tuple(
+            Source(**{**source, "tail": tuple(source["tail"])}) for source in body["sources"]
+        ),
     )
 
 

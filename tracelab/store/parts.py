@@ -4,6 +4,7 @@ import hashlib
 import os
 import uuid
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
@@ -111,8 +112,9 @@ def write_batch(root: Path, chunk: Chunk, n_buckets: int) -> dict[str, Part]:
             if rows.height:
                 batch[table] = _write_part(root, table, name, _arranged(table, rows, n_buckets))
     except OSError as error:
-        for part in batch.values():
-            (root / part.path).unlink(missing_ok=True)
+        for table in STORED:
+            with suppress(OSError):
+                (root / table / name).unlink(missing_ok=True)
         raise StoreError(
             f"the store {root} cannot be written: {error.strerror or error}; nothing of this "
             "source was kept, ingest again when that is mended"

@@ -1,15 +1,19 @@
 """What an ingest has to do: which sources are new, which have grown, cut into tasks."""
 
 import hashlib
+import mmap
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final
+from typing import BinaryIO, Final
 
 from tracelab.exceptions import SourceError
 from tracelab.io import ByteRange, find_sources, split_source
 from tracelab.io.discover import Found
+from tracelab.io.frames import PREFIX
+from tracelab.io.sniff import PEEK, sniff
+from tracelab.io.source import MAX_MESSAGE_BYTES
 from tracelab.store.log import Snapshot, Source
 
 _PIECE: Final = 1 << 20
@@ -33,12 +37,15 @@ class Piece:
         The range; the whole if left out.
     asked_for : bool
         Whether a file that is no export raises.
+    is_tail : bool
+        Whether it is the unfinished end of a file that may grow.
     """
 
     path: str
     name: str
     part: ByteRange | None = None
     asked_for: bool = True
+    is_tail: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +73,8 @@ class Known:
     sha256: str
     size: int
     extends: Source | None = None
+    layout: str | None = None
+    tail_at: int = 0
 
 
 @dataclass(slots=True)
@@ -118,7 +127,7 @@ def plan_ingest(
         seen.add(known.sha256)
         plan.total_bytes += known.size
         pieces = _pieces(known, workers)
-        if len(pieces) == 1 and known.size < _BUNDLE_BYTES:
+        if known.size < _BUNDLE_BYTES:
             bundle.append(known)
             if sum(each.size for each in bundle) > _BUNDLE_BYTES or len(bundle) == _BUNDLE_FILES:
                 plan.jobs.append(_bundled(bundle, workers))
@@ -131,7 +140,9 @@ def plan_ingest(
 
 
 def _bundled(bundle: list[Known], workers: int) -> Job:
-    return Job(tuple(bundle), (tuple(_pieces(each, workers)[0] for each in bundle),))
+    return Job(
+        tuple(bundle), (tuple(piece for each in bundle for piece in _pieces(each, workers)),)
+    )
 
 
 def _identify(
@@ -141,8 +152,10 @@ def _identify(
     if problem is None:
         try:
             sha256, size, extends = _digest(Path(path), sizes)
-            extends = extends if sha256 not in stored else None
-            return Known(path, found.asked_for, sha256, size, extends)
+            if sha256 in stored:
+                return Known(path, found.asked_for, sha256, size)
+            layout, tail_at = find_tail(path, size, extends.resume_at if extends else 0)
+            return Known(path, found.asked_for, sha256, size, extends, layout, tail_at)
         except OSError as error:
             problem = f"cannot be opened: {error.strerror or error}"
     if found.asked_for:
@@ -178,24 +191,90 @@ def _digest(path: Path, sizes: dict[int, list[Source]]) -> tuple[str, int, Sourc
 
 
 def _pieces(known: Known, workers: int) -> list[Piece]:
-    path, asked_for = known.path, known.asked_for
-    size = known.size
-    begin = known.extends.resume_at if known.extends else 0
-    wanted = min(max((size - begin) // (2 * workers), _MIN_PART), _MAX_PART)
-    parts = split_source(path, part_bytes=wanted)
-    if known.extends and not parts:
-        assert known.extends.layout is not None
-        line = _line_at(Path(path), begin)
-        whole = ByteRange(begin, size, known.extends.layout, line)
-        return [Piece(path, path, whole, asked_for)]
-    pieces = []
-    for part in parts:
-        start, end = max(part.start, begin), min(part.end, size)
-        if start >= end:
-            continue
-        line = part.first_line if start == part.start else _line_at(Path(path), start)
-        pieces.append(Piece(path, path, ByteRange(start, end, part.layout, line), asked_for))
-    return pieces or [Piece(path, path, None, asked_for)]
+    """Cut a source; what can grow is read up to its size at planning, no further."""
+    path = known.path
+    if known.layout is None:
+        return [Piece(path, path, None, known.asked_for)]
+    begin, end = known.extends.resume_at if known.extends else 0, known.tail_at
+    wanted = min(max((end - begin) // (2 * workers), _MIN_PART), _MAX_PART)
+    parts = split_source(path, part_bytes=wanted) or [ByteRange(0, known.size, known.layout)]
+    pieces = [
+        _piece(known, max(part.start, begin), min(part.end, end), part)
+        for part in parts
+        if max(part.start, begin) < min(part.end, end)
+    ]
+    if known.tail_at < known.size:
+        pieces.append(_piece(known, known.tail_at, known.size, None))
+    return pieces
+
+
+def _piece(known: Known, start: int, end: int, part: ByteRange | None) -> Piece:
+    line = 1
+    if known.layout == "lines":
+        exact = part is not None and part.start == start
+        line = part.first_line if part and exact else _line_at(Path(known.path), start)
+    assert known.layout is not None
+    whole = ByteRange(start, end, known.layout, line)
+    return Piece(known.path, known.path, whole, known.asked_for, is_tail=part is None)
+
+
+def find_tail(path: str, size: int, begin: int) -> tuple[str | None, int]:
+    """Tell whether messages can be appended to a file, and where its last whole one ends.
+
+    Parameters
+    ----------
+    path : str
+        A file.
+    size : int
+        Bytes of it to look at.
+    begin : int
+        A place between two messages.
+
+    Returns
+    -------
+    layout : str or None
+        "lines" or "frames"; None where nothing can be appended, or nothing is whole.
+    tail_at : int
+        Where the unfinished end begins; `size` if there is none.
+
+    Raises
+    ------
+    OSError
+        If the file cannot be read.
+    """
+    with Path(path).open("rb") as file:
+        head = file.read(PEEK)
+        sniffed = sniff(head, complete=len(head) < PEEK, max_message_bytes=MAX_MESSAGE_BYTES)
+        if sniffed.layout == "lines":
+            at = _last_line(file, size)
+        elif sniffed.layout == "frames":
+            at = _last_frame(file, size, begin)
+        else:
+            return None, size
+    return (sniffed.layout, at) if at > 0 else (None, size)
+
+
+def _last_line(file: BinaryIO, size: int) -> int:
+    at = size
+    while at > 0:
+        step = min(_PIECE, at)
+        file.seek(at - step)
+        found = file.read(step).rfind(b"\n")
+        if found >= 0:
+            return at - step + found + 1
+        at -= step
+    return 0
+
+
+def _last_frame(file: BinaryIO, size: int, begin: int) -> int:
+    place = begin
+    with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+        while place + PREFIX <= size:
+            length = int.from_bytes(data[place : place + PREFIX], "big")
+            if length > MAX_MESSAGE_BYTES or place + PREFIX + length > size:
+                break
+            place += PREFIX + length
+    return place
 
 
 def _line_at(path: Path, place: int) -> int:

@@ -14,7 +14,7 @@ from tracelab.exceptions import ParameterError, UnknownTraceError
 from tracelab.io import finalise, gather, lifted_keys
 from tracelab.io.chunk import ROW, Chunk
 from tracelab.store import log
-from tracelab.store.ingest import Progress, ingest_sources
+from tracelab.store.intake import Progress, ingest_sources
 from tracelab.store.log import Part
 from tracelab.store.parts import STORED, bucket_of, read_part
 from tracelab.traceset import TraceSet
@@ -237,13 +237,15 @@ class TraceStore:
 
         What a growing file added over time is one row, under the digest of its newest state.
         """
-        rows = [
-            source.row
-            for commit in self._snapshot.commits
-            for source in commit.sources
-            if source.row
-        ]
         numbers = [name for name, dtype in schema.INGEST.items() if dtype == pl.Int64]
+        extended = self._snapshot.extended
+        rows = []
+        for commit in self._snapshot.commits:
+            for source in commit.sources:
+                if source.row:
+                    gone = source.tail_row if source.sha256 in extended else {}
+                    counts = {name: source.row[name] - gone.get(name, 0) for name in numbers}
+                    rows.append({**source.row, **counts})
         texts = ["sha256", "form", "compression"]
         return (
             pl.DataFrame(rows, schema=schema.INGEST)
@@ -256,16 +258,12 @@ class TraceStore:
     @property
     def rejects(self) -> pl.DataFrame:
         """All that could not be read (REJECTS), of all sources."""
-        tables = [schema.empty(schema.REJECTS)]
-        for at, commit in enumerate(self._snapshot.commits):
-            found = [
-                read_part(self._root, batch["rejects"])
-                for batch in commit.batches
-                if "rejects" in batch
-            ]
-            if found:
-                tables.append(self._still_rejected(pl.concat(found), at))
-        return pl.concat(tables).sort(
+        found = [
+            read_part(self._root, batch["rejects"])
+            for batch in self._batches()
+            if "rejects" in batch
+        ]
+        return pl.concat([schema.empty(schema.REJECTS), *found]).sort(
             "source", "offset", "line", "reason", "excerpt", maintain_order=True
         )
 
@@ -307,20 +305,15 @@ class TraceStore:
         return html.table(list(facts), [list(facts.values())], caption="TraceStore")
 
     def _batches(self) -> list[dict[str, Part]]:
-        return [batch for commit in self._snapshot.commits for batch in commit.batches]
-
-    def _still_rejected(self, rejects: pl.DataFrame, at: int) -> pl.DataFrame:
-        """Leave out what a later commit read anew: the torn end of a file that has grown."""
-        commits = self._snapshot.commits
-        mine = {source.sha256: source.row.get("source") for source in commits[at].sources}
-        for commit in commits[at + 1 :]:
-            for source in commit.sources:
-                if source.extends in mine:
-                    again = (pl.col("source") == mine[source.extends]) & (
-                        pl.col("offset") >= source.extends_at
-                    )
-                    rejects = rejects.filter(~again)
-        return rejects
+        """Return the batches that count: not the torn end of a file that has grown since."""
+        extended = self._snapshot.extended
+        batches = []
+        for commit in self._snapshot.commits:
+            gone = {
+                at for source in commit.sources if source.sha256 in extended for at in source.tail
+            }
+            batches += [batch for at, batch in enumerate(commit.batches) if at not in gone]
+        return batches
 
     def _read(self, bucket: int, columns: Sequence[str] | None, tables: Sequence[str]) -> TraceSet:
         if columns is not None:

@@ -27,17 +27,19 @@ _BATCH_BYTES: Final = 160 << 20
 _IN_PROCESS_BYTES: Final = 24 << 20
 """Below this, starting workers (0.4 s each) costs more than they save."""
 
-_RESUMABLE: Final = {"otlp-json-lines": "lines", "otlp-proto-frames": "frames"}
-
 Progress = Callable[[str], object]
 
 
 @dataclass(slots=True)
 class Decoded:
-    """What a task hands back: parts that stand on disk, and the account of each piece."""
+    """What a task hands back: parts that stand on disk, and the account of each piece.
+
+    `tails` holds the batch of each source's unfinished end.
+    """
 
     batches: list[dict[str, Part]]
     accounts: list["Account"]
+    tails: dict[str, int]
 
 
 @dataclass(slots=True)
@@ -50,13 +52,13 @@ class Account:
         The source.
     row : dict or None
         Accounting row; None for a file that is no export.
-    good_end : int
-        Byte behind the last good message, after decompression.
+    is_tail : bool
+        Whether the piece is a file's unfinished end.
     """
 
     path: str
     row: dict[str, Any] | None
-    good_end: int
+    is_tail: bool = False
 
 
 def ingest_sources(
@@ -103,7 +105,7 @@ def decode_task(
     root: str, n_buckets: int, pieces: tuple[Piece, ...], keys: LiftedKeys | None
 ) -> Decoded:
     """Decode pieces into parts; runs in a worker."""
-    decoded = Decoded([], [])
+    decoded = Decoded([], [], {})
     pending: list[Chunk] = []
     try:
         for piece in pieces:
@@ -123,28 +125,31 @@ def _decode_piece(
     decoded: Decoded,
     pending: list[Chunk],
 ) -> list[Chunk]:
+    if piece.is_tail and pending:
+        _flush(root, n_buckets, decoded, pending)
+        pending = []
     reader = SourceReader(piece.path, name=piece.name, keys=keys, part=piece.part)
-    good_end = piece.part.start if piece.part else 0
     try:
         for chunk in reader.chunks():
-            good_end = max(good_end, _good_end(chunk))
             pending.append(chunk)
-            if _is_full(pending):
+            if _is_full(pending) and not piece.is_tail:
                 _flush(root, n_buckets, decoded, pending)
                 pending = []
     except SourceError as error:
         if piece.asked_for:
             raise
         pending.append(skipped_chunk(piece.path, error))
-        decoded.accounts.append(Account(piece.path, None, 0))
+        decoded.accounts.append(Account(piece.path, None))
         return pending
-    decoded.accounts.append(Account(piece.path, reader.accounting().to_dicts()[0], good_end))
+    row = reader.accounting().to_dicts()[0]
+    decoded.accounts.append(Account(piece.path, row, piece.is_tail))
+    if piece.is_tail:
+        before = len(decoded.batches)
+        _flush(root, n_buckets, decoded, pending)
+        if len(decoded.batches) > before:
+            decoded.tails[piece.path] = before
+        return []
     return pending
-
-
-def _good_end(chunk: Chunk) -> int:
-    good = chunk.messages.filter("good")
-    return int((good["offset"] + good["length"]).max() or 0)  # type: ignore[arg-type]
 
 
 def _is_full(chunks: list[Chunk]) -> bool:
@@ -213,8 +218,7 @@ def _commit(
 ) -> tuple[Snapshot, list[pl.DataFrame] | None]:
     """Commit a job; None instead of rows if another writer came first with its sources."""
     batches = tuple(batch for each in decoded for batch in each.batches)
-    accounts = [account for each in decoded for account in each.accounts]
-    sources = tuple(_source(known, accounts) for known in job.sources)
+    sources = tuple(_source(known, decoded) for known in job.sources)
     while True:
         try:
             log.append(root, snapshot, Commit(batches, sources))
@@ -245,25 +249,30 @@ def _overtaken(sources: tuple[Source, ...], commits: tuple[Commit, ...]) -> bool
     return any(source.sha256 in contents or source.extends in extended for source in sources)
 
 
-def _source(known: Known, accounts: list[Account]) -> Source:
-    mine = [account for account in accounts if account.path == known.path]
-    told = [_row(account.row) for account in mine if account.row is not None]
+def _source(known: Known, decoded: list[Decoded]) -> Source:
+    accounts = [each for part in decoded for each in part.accounts if each.path == known.path]
+    told = [_row(account.row) for account in accounts if account.row is not None]
     if not told:
         return Source(known.sha256, known.size)
-    row = merge_accounting(told, sha256=known.sha256).to_dicts()[0]
-    alone = len(mine) == 1 and known.extends is None
-    if alone and mine[0].row is not None and mine[0].row["sha256"]:
-        # The file may have grown between planning and reading: what was read counts.
-        row["sha256"] = mine[0].row["sha256"]
-    layout = _RESUMABLE.get(row["form"]) if row["compression"] == "none" else None
+    if known.layout is None:
+        # The file may have changed between planning and reading: what was read counts.
+        row = told[0].to_dicts()[0]
+        return Source(row["sha256"], int(row["bytes"]), row)
+    tails: list[int] = []
+    base = 0
+    for part in decoded:
+        if known.path in part.tails:
+            tails.append(base + part.tails[known.path])
+        base += len(part.batches)
     return Source(
-        sha256=row["sha256"],
-        size=int(row["bytes"]) + (known.extends.resume_at if known.extends else 0),
-        row=row,
-        layout=layout,
-        resume_at=max(account.good_end for account in mine),
+        sha256=known.sha256,
+        size=known.size,
+        row=merge_accounting(told, sha256=known.sha256).to_dicts()[0],
+        layout=known.layout,
+        resume_at=known.tail_at,
+        tail=tuple(tails),
+        tail_row=next((each.row for each in accounts if each.is_tail and each.row), {}),
         extends=known.extends.sha256 if known.extends else None,
-        extends_at=known.extends.resume_at if known.extends else 0,
     )
 
 
@@ -271,7 +280,7 @@ def _ingest_stream(
     root: Path, snapshot: Snapshot, stream: Any, keys: LiftedKeys | None
 ) -> tuple[Snapshot, pl.DataFrame]:
     """Read a stream once; whether it is there already shows at its end."""
-    decoded = Decoded([], [])
+    decoded = Decoded([], [], {})
     reader = SourceReader(stream, keys=keys)
     pending: list[Chunk] = []
     try:
