@@ -6,7 +6,7 @@ capture, also a real one, and return what they planted.
 
 from tracelab.synth.failures import DEFAULT_FATES, inject_errors
 from tracelab.synth.generate import synthesize_traces, write_synthetic
-from tracelab.synth.incident import Incident, synthesize_incident
+from tracelab.synth.incident import Incident, spans_of_incident, synthesize_incident
 from tracelab.synth.inject import DEFAULT_RATES, inject_breaks
 
 __all__ = [
@@ -15,6 +15,7 @@ __all__ = [
     "Incident",
     "inject_breaks",
     "inject_errors",
+    "spans_of_incident",
     "synthesize_incident",
     "synthesize_traces",
     "write_synthetic",

@@ -11,6 +11,7 @@ from scipy.special import ndtr, ndtri
 
 from tracelab import schema
 from tracelab.exceptions import ParameterError
+from tracelab.traceset import TraceSet
 
 Floats = npt.NDArray[np.float64]
 
@@ -402,3 +403,61 @@ def _truth(
             "caused_by": when(np.concatenate((np.full(len(bursts), np.nan), cause))),
         }
     )
+
+
+def spans_of_incident(incident: Incident, *, seed: int = 0) -> TraceSet:
+    """Return server spans whose counts are exactly those of an incident's series.
+
+    Parameters
+    ----------
+    incident : Incident
+        From `synthesize_incident`; each request becomes a span, so keep it small.
+    seed : int
+        Of start times and of durations within their buckets.
+
+    Returns
+    -------
+    TraceSet
+        One trace per request; a request that failed with 5xx carries status 503. Nothing falls
+        into a silent bin.
+
+    Raises
+    ------
+    Nothing.
+    """
+    rng = np.random.default_rng(seed)
+    rows = incident.red.filter(pl.col("requests") > 0)
+    counts = rows["requests"].cast(pl.Int64).to_numpy()
+    whose = np.repeat(np.arange(rows.height), counts)
+    n = len(whose)
+    # The n-th span of its bin: the first ones failed, and the buckets fill in order.
+    rank = np.arange(n) - np.repeat(np.cumsum(counts) - counts, counts)
+    failed = rank < rows["errors_5xx"].to_numpy()[whose]
+    table = np.vstack(rows["duration_counts"].to_list()).astype(np.int64)
+    bucket = np.repeat(np.tile(np.arange(table.shape[1]), len(table)), table.reshape(-1))
+    edges = np.asarray([0, *schema.DURATION_EDGES_NS, 2 * schema.DURATION_EDGES_NS[-1]], float)
+    low, high = edges[bucket], edges[bucket + 1]
+    duration = (low + (high - low) * rng.uniform(0.1, 0.9, n)).astype(np.int64)
+    bin_ns = int(rows["bin_ns"][0])
+    start = rows["time"].cast(pl.Int64).to_numpy()[whose] + rng.integers(0, bin_ns, n)
+    ids = np.arange(1, n + 1)
+    spans = pl.DataFrame(
+        {
+            "trace_id": pl.Series(ids).cast(pl.String).str.zfill(32),
+            "span_id": pl.Series(ids).cast(pl.String).str.zfill(16),
+            "name": pl.Series(["GET /"]).gather(np.zeros(n, np.uint32)),
+            "kind": pl.Series(["SERVER"]).gather(np.zeros(n, np.uint32)),
+            "start_time": pl.Series(start).cast(schema.TIME),
+            "end_time": pl.Series(start + duration).cast(schema.TIME),
+            "duration_ns": duration,
+            "status_code": pl.Series(["UNSET", "ERROR"]).gather(failed.astype(np.uint32)),
+            "service_name": rows["service_name"].gather(whose),
+            "http_response_status_code": np.where(failed, 503, 200),
+            "attributes": pl.Series(
+                ['{"http.response.status_code":200}', '{"http.response.status_code":503}']
+            ).gather(failed.astype(np.uint32)),
+            "resource_attributes": pl.Series(["{}"]).gather(np.zeros(n, np.uint32)),
+            "scope_attributes": pl.Series(["{}"]).gather(np.zeros(n, np.uint32)),
+        }
+    )
+    return TraceSet(spans=schema.conform(spans, schema.SPANS).sort("start_time"))

@@ -1,0 +1,67 @@
+import numpy as np
+import polars as pl
+import pytest
+
+from tracelab import schema
+from tracelab.exceptions import ParameterError
+from tracelab.signals import detect_error_bursts, detect_latency_rises, red_series
+from tracelab.synth.incident import SCENARIOS, spans_of_incident, synthesize_incident
+
+SMALL = {"days": 1.0, "requests_per_s": 0.7, "n_bursts": 6, "n_own_rises": 3}
+
+
+@pytest.mark.parametrize("scenario", SCENARIOS)
+def test_the_same_seed_draws_the_same_series(scenario):
+    one, two = (synthesize_incident(3, scenario=scenario, **SMALL) for _ in range(2))
+    assert one.red.equals(two.red)
+    assert one.truth.equals(two.truth)
+    assert one.red.schema == schema.RED
+    assert (one.lag_s is not None) == (scenario == "planted")
+
+
+def test_histograms_hold_every_request_and_failures_are_among_them():
+    red = synthesize_incident(4, **SMALL).red.filter(pl.col("requests").is_not_null())
+    assert red.select((pl.col("duration_counts").list.sum() == pl.col("requests")).all()).item()
+    assert red.select((pl.col("errors_5xx") <= pl.col("requests")).all()).item()
+
+
+def test_planted_rises_follow_their_burst_by_the_lag():
+    truth = synthesize_incident(5, days=28, n_bursts=120).truth.drop_nulls("caused_by")
+    gaps = (truth["time"] - truth["caused_by"]).dt.total_seconds().to_numpy() / 60
+    assert gaps.mean() == pytest.approx(17.0, abs=1.0)
+    assert gaps.std() == pytest.approx(3.0, abs=0.8)
+    assert truth.height / 120 == pytest.approx(0.8, abs=0.12)
+
+
+def test_the_common_cause_hits_both_at_once():
+    truth = synthesize_incident(5, scenario="common_cause", days=28).truth
+    bursts, rises = (
+        truth.filter(kind=kind)["time"].cast(pl.Int64).to_numpy() / 6e10
+        for kind in ("burst", "rise")
+    )
+    nearest = np.abs(bursts[:, None] - rises[None, :]).min(axis=1)
+    assert (nearest <= 0.51).mean() >= 0.6
+
+
+def test_spans_count_to_the_very_series_they_came_from():
+    one = synthesize_incident(6, **SMALL)
+    red = red_series(spans_of_incident(one)).filter(pl.col("span_name").is_null())
+    names = ["service_name", "time", "requests", "errors_5xx", "duration_counts"]
+    mine = one.red.select(names).filter(pl.col("requests").is_not_null())
+    theirs = red.select(names).filter(pl.col("requests").is_not_null())
+    assert theirs.filter(pl.col("requests") > 0).equals(mine.filter(pl.col("requests") > 0))
+
+
+def test_spans_give_the_same_bursts_and_rises_as_the_table():
+    # Traffic at which any gap of a minute or more is beyond chance.
+    one = synthesize_incident(7, **{**SMALL, "requests_per_s": 4.0})
+    red = red_series(spans_of_incident(one), max_operations=0)
+    assert detect_error_bursts(red).equals(detect_error_bursts(one.red))
+    assert detect_latency_rises(red).equals(detect_latency_rises(one.red))
+
+
+def test_unknown_scenarios_and_odd_bins_are_refused():
+    with pytest.raises(ParameterError, match="planted"):
+        synthesize_incident(0, scenario="sunny")
+    with pytest.raises(ParameterError, match="multiple of 5"):
+        synthesize_incident(0, every_s=7)
