@@ -316,6 +316,18 @@ def test_an_error_answered_as_4xx_is_not_swallowed():
     assert hop_of(capture, 2)["verdict"] == "kept"
 
 
+def test_a_framework_span_of_a_failed_answer_is_not_recovered_by_the_next():
+    capture = (
+        Capture(**PYTHON)
+        .span(1, 1, kind="SERVER", duration=30, http_response_status_code=502, **ERROR)
+        .span(
+            1, 2, 1, name="http send", start=20, duration=1, http_response_status_code=502, **ERROR
+        )
+        .span(1, 3, 1, name="http send", start=22, duration=1)
+    )
+    assert hop_of(capture, 2)["verdict"] == "kept"
+
+
 def test_a_producer_does_not_learn_of_its_consumers_error():
     capture = (
         Capture(**PYTHON)
@@ -361,6 +373,35 @@ def test_an_error_on_a_detached_root_is_carried_to_the_proposed_parent():
     assert found["via_break_id"] == "b1"
     assert found["boundary"] == "thread"
     assert found["confidence"] <= 0.8
+
+
+def test_a_retry_that_also_lost_its_context_still_makes_the_failure_good():
+    capture = Capture().span(1, 1, kind="CLIENT", name="GET", duration=50)
+    rows = []
+    for attempt, status in ((2, ERROR), (3, {})):
+        capture.span(
+            attempt,
+            attempt,
+            kind="SERVER",
+            name="GET /a",
+            service="b",
+            start=attempt * 12,
+            **status,
+        )
+        rows.append(
+            {
+                "break_id": f"b{attempt}",
+                "kind": "detached_root",
+                "trace_id": f"{attempt:032x}",
+                "span_id": span_id(attempt),
+                "proposed_trace_id": f"{1:032x}",
+                "proposed_span_id": span_id(1),
+                "proposed_confidence": 0.9,
+            }
+        )
+    breaks = schema.conform(pl.DataFrame(rows), schema.BREAKS)
+    row = hop_of(capture, 2, breaks=breaks)
+    assert (row["verdict"], row["recovered_by_span_id"]) == ("recovered", span_id(3))
 
 
 def test_an_error_keeps_its_id_over_services_and_counts_its_hops():

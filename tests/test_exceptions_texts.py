@@ -104,7 +104,8 @@ def test_every_section_of_the_public_files_has_its_language_and_chain(shared_dat
             if label in CHAINS:
                 assert chain["type"].to_list() == CHAINS[label], label
             else:
-                assert label.startswith("DART") and chain.height == 1
+                assert label.startswith("DART")
+                assert chain.height == 1
             assert chain["frame_count"].sum() > 0
             cut = label == "GO_ON_GAE_EXC"  # its last line ends within a path
             assert chain["truncated"].any() == cut, label

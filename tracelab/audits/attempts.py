@@ -9,27 +9,27 @@ from tracelab.errors_chain.evidence import attempts, exception_records, failing_
 from tracelab.errors_chain.parsing import parse_exceptions
 from tracelab.errors_chain.retries import TOLERANCE_NS, attribute
 from tracelab.exceptions import ParameterError
+from tracelab.schema import ColumnType
 from tracelab.structure import span_edges
 from tracelab.traceset import TraceSet
 
 _SPAN: Final = ["trace_id", "span_id"]
 _ENVOY: Final = '"component":"proxy"'
-_RESULT: Final = pl.Schema(
-    {
-        "trace_id": pl.String,
-        "parent_span_id": pl.String,
-        "service_name": pl.String,
-        "operation": pl.String,
-        "source": pl.String,
-        "attempts": pl.Int64,
-        "failed": pl.Int64,
-        "succeeded": pl.Boolean,
-        "time": schema.TIME,
-        "duration_ns": pl.Int64,
-        "span_ids": pl.List(pl.String),
-        "amplification": pl.Float64,
-    }
-)
+_COLUMNS: Final[dict[str, ColumnType]] = {
+    "trace_id": pl.String,
+    "parent_span_id": pl.String,
+    "service_name": pl.String,
+    "operation": pl.String,
+    "source": pl.String,
+    "attempts": pl.Int64,
+    "failed": pl.Int64,
+    "succeeded": pl.Boolean,
+    "time": schema.TIME,
+    "duration_ns": pl.Int64,
+    "span_ids": pl.List(pl.String),
+    "amplification": pl.Float64,
+}
+_RESULT: Final = pl.Schema(_COLUMNS)
 
 
 def find_retry_groups(

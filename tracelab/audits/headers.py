@@ -8,6 +8,7 @@ import polars as pl
 from tracelab import schema
 from tracelab.errors_chain.retries import attribute
 from tracelab.exceptions import ParameterError
+from tracelab.schema import ColumnType
 from tracelab.structure import span_edges
 from tracelab.traceset import TraceSet
 
@@ -21,20 +22,19 @@ HEADERS: Final[Mapping[str, Sequence[str]]] = {
 
 _SPAN: Final = ["trace_id", "span_id"]
 _MAX_LEVELS: Final = 16
-_RESULT: Final = pl.Schema(
-    {
-        "key": pl.String,
-        "trace_id": pl.String,
-        "parent_span_id": pl.String,
-        "child_span_id": pl.String,
-        "from_service": pl.String,
-        "to_service": pl.String,
-        "time": schema.TIME,
-        "sent": pl.String,
-        "received": pl.String,
-        "verdict": pl.String,
-    }
-)
+_COLUMNS: Final[dict[str, ColumnType]] = {
+    "key": pl.String,
+    "trace_id": pl.String,
+    "parent_span_id": pl.String,
+    "child_span_id": pl.String,
+    "from_service": pl.String,
+    "to_service": pl.String,
+    "time": schema.TIME,
+    "sent": pl.String,
+    "received": pl.String,
+    "verdict": pl.String,
+}
+_RESULT: Final = pl.Schema(_COLUMNS)
 
 
 def header_value(key: str, names: Sequence[str] = ()) -> pl.Expr:

@@ -9,6 +9,7 @@ import polars as pl
 from tracelab import schema
 from tracelab.errors_chain.parsing import parse_exceptions
 from tracelab.exceptions import ParameterError
+from tracelab.schema import ColumnType
 from tracelab.structure import find_breaks
 from tracelab.traceset import TraceSet
 
@@ -19,21 +20,20 @@ MIN_CASES: Final = 8
 """Least traces with and without loss: below it an interval says nothing."""
 
 _STEPS: Final = 50
-_RESULT: Final = pl.Schema(
-    {
-        "measure": pl.String,
-        "n_traces": pl.Int64,
-        "n_loss": pl.Int64,
-        "rho": pl.Float64,
-        "rho_low": pl.Float64,
-        "rho_high": pl.Float64,
-        "p_value": pl.Float64,
-        "log_odds_per_doubling": pl.Float64,
-        "log_odds_low": pl.Float64,
-        "log_odds_high": pl.Float64,
-        "verdict": pl.String,
-    }
-)
+_COLUMNS: Final[dict[str, ColumnType]] = {
+    "measure": pl.String,
+    "n_traces": pl.Int64,
+    "n_loss": pl.Int64,
+    "rho": pl.Float64,
+    "rho_low": pl.Float64,
+    "rho_high": pl.Float64,
+    "p_value": pl.Float64,
+    "log_odds_per_doubling": pl.Float64,
+    "log_odds_low": pl.Float64,
+    "log_odds_high": pl.Float64,
+    "verdict": pl.String,
+}
+_RESULT: Final = pl.Schema(_COLUMNS)
 
 
 def audit_size_loss(
@@ -60,10 +60,10 @@ def audit_size_loss(
     pl.DataFrame
         Per measure (longest message and stack in bytes, depth of the cause chain, spans
         of the trace): Spearman's rho with 95 % interval and p-value, within traces that
-        begin with the same operation (operations differ in both for other reasons), the change of the
-        log-odds of loss per doubling (logistic fit on log2(1 + size)) with 95 %
-        interval, and verdict: rises | falls | no_effect | undecidable (too few cases or no
-        spread). Orphans outside the capture's edge count as loss.
+        begin with the same operation (operations differ in both for other reasons); the
+        change of the log-odds of loss per doubling (logistic fit on log2(1 + size)) with
+        95 % interval; verdict: rises | falls | no_effect | undecidable (too few cases or no
+        spread). Orphans not at the capture's edge count as loss.
 
     Raises
     ------
@@ -158,7 +158,7 @@ def fit_logistic(x: Floats, y: Floats) -> tuple[float, float]:
     """
     design = np.column_stack([np.ones_like(x), x - x.mean()])
     beta = np.zeros(2)
-    inverse = np.eye(2)
+    inverse: npt.NDArray[np.floating] = np.eye(2)
     for _ in range(_STEPS):
         p = 1 / (1 + np.exp(-np.clip(design @ beta, -30, 30)))
         weight = p * (1 - p)

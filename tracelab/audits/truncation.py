@@ -5,26 +5,26 @@ from typing import Final
 import polars as pl
 
 from tracelab.exceptions import ParameterError
+from tracelab.schema import ColumnType
 from tracelab.traceset import TraceSet
 
 GO_STACK_BYTES: Final = 2048
 TEMPO_BYTES: Final = 2048
 _LONG: Final = r'"([^"\\]{64,})"'
-_RESULT: Final = pl.Schema(
-    {
-        "service_name": pl.String,
-        "sdk_language": pl.String,
-        "field": pl.String,
-        "limit": pl.Int64,
-        "unit": pl.String,
-        "n_values": pl.Int64,
-        "n_at_limit": pl.Int64,
-        "n_distinct_at_limit": pl.Int64,
-        "expected": pl.Float64,
-        "set_by": pl.String,
-        "example_trace_ids": pl.List(pl.String),
-    }
-)
+_COLUMNS: Final[dict[str, ColumnType]] = {
+    "service_name": pl.String,
+    "sdk_language": pl.String,
+    "field": pl.String,
+    "limit": pl.Int64,
+    "unit": pl.String,
+    "n_values": pl.Int64,
+    "n_at_limit": pl.Int64,
+    "n_distinct_at_limit": pl.Int64,
+    "expected": pl.Float64,
+    "set_by": pl.String,
+    "example_trace_ids": pl.List(pl.String),
+}
+_RESULT: Final = pl.Schema(_COLUMNS)
 
 
 def audit_truncation(
@@ -104,7 +104,7 @@ def audit_truncation(
         .unique(key, keep="first", maintain_order=True)
         .with_columns(_setter().alias("set_by"))
         .select(list(_RESULT))
-        .cast(dict(_RESULT))
+        .cast(_RESULT)
     )
 
 

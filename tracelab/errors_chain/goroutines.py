@@ -9,24 +9,24 @@ from tracelab import schema
 from tracelab.errors_chain.evidence import SPAN
 from tracelab.errors_chain.retries import attribute
 from tracelab.exceptions import ParameterError
+from tracelab.schema import ColumnType
 from tracelab.traceset import TraceSet
 
 _NEEDED: Final = ("goroutine_id", "count", "state", "functions", "labels", "wait_minutes")
-_MATCHES: Final = pl.Schema(
-    {
-        "goroutine": pl.Int64,
-        "goroutine_id": pl.Int64,
-        "state": pl.String,
-        "top_function": pl.String,
-        "candidate": pl.Int64,
-        "trace_id": pl.String,
-        "span_id": pl.String,
-        "service_name": pl.String,
-        "span_name": pl.String,
-        "confidence": pl.Float64,
-        "evidence": schema.TEXTS,
-    }
-)
+_COLUMNS: Final[dict[str, ColumnType]] = {
+    "goroutine": pl.Int64,
+    "goroutine_id": pl.Int64,
+    "state": pl.String,
+    "top_function": pl.String,
+    "candidate": pl.Int64,
+    "trace_id": pl.String,
+    "span_id": pl.String,
+    "service_name": pl.String,
+    "span_name": pl.String,
+    "confidence": pl.Float64,
+    "evidence": schema.TEXTS,
+}
+_MATCHES: Final = pl.Schema(_COLUMNS)
 _FOREIGN: Final = (
     r"^(?:runtime|net|net/http|internal/.*|sync|time|os|io|bufio|syscall|testing|reflect|context"
     r"|database/sql|golang\.org/.*|google\.golang\.org/.*|go\.opentelemetry\.io/.*)[./]"

@@ -77,14 +77,7 @@ def find_error_hops(
     if failing.is_empty():
         return schema.empty(schema.ERROR_HOPS)
     up = _parents(edges, breaks)
-    touched = pl.concat(
-        [
-            failing["trace_id"],
-            up.join(failing, left_on=["trace_id", "span_id"], right_on=SPAN, how="semi")[
-                "up_trace"
-            ],
-        ]
-    ).unique()
+    touched = _touched(failing, up)
     spans = (
         traces.spans.filter(pl.col("trace_id").is_in(touched.implode()))
         .select(_READ)
@@ -96,6 +89,15 @@ def find_error_hops(
     hops, passages = find_passages(hops, spans, up, evidence, records)
     judged = judge(hops)
     return _finish(pl.concat([judged, passages], how="diagonal"), spans, records)
+
+
+def _touched(failing: pl.DataFrame, up: pl.DataFrame) -> pl.Series:
+    """Traces with failing spans, those of proposed parents, and what else hangs on these."""
+    carried = up.filter(pl.col("via_break_id").is_not_null())
+    beyond = carried.join(failing, on=SPAN, how="semi")["up_trace"]
+    traces = pl.concat([failing["trace_id"], beyond]).unique()
+    beside = carried.filter(pl.col("up_trace").is_in(traces.implode()))["trace_id"]
+    return pl.concat([traces, beside]).unique()
 
 
 def _parents(edges: pl.DataFrame, breaks: pl.DataFrame) -> pl.DataFrame:

@@ -63,14 +63,24 @@ def _none(dtype: schema.ColumnType) -> pl.Expr:
 
 
 def _borders() -> list[Case]:
-    """Hops whose other side is not in the capture."""
+    """Hops whose other side is not in the capture, or shows the very same answer."""
+    code = pl.col("http_response_status_code")
     return [
         (
             ~pl.col("up_present"),
             "not_determinable",
             0.95,
             "the parent span is not in the capture",
-        )
+        ),
+        (
+            (code == pl.col("up_http_response_status_code"))
+            & (code >= 400)
+            & pl.any_horizontal("up_is_error", "up_is_4xx")
+            & ~pl.col("relation").is_in(POSITIVE).fill_null(value=False),
+            "kept",
+            0.9,
+            "both spans show the same HTTP status",
+        ),
     ]
 
 

@@ -12,24 +12,24 @@ import polars as pl
 
 from tracelab.exceptions import ParameterError, SourceError, UnknownFormatError
 from tracelab.gostack import Goroutine, parse_goroutines
+from tracelab.schema import ColumnType
 
-GOROUTINES: Final = pl.Schema(
-    {
-        "goroutine_id": pl.Int64,
-        "count": pl.Int64,
-        "state": pl.String,
-        "wait_minutes": pl.Int64,
-        "locked": pl.Boolean,
-        "functions": pl.List(pl.String),
-        "files": pl.List(pl.String),
-        "lines": pl.List(pl.Int64),
-        "created_by": pl.String,
-        "created_by_id": pl.Int64,
-        "labels": pl.String,
-        "time": pl.Datetime("ns", "UTC"),
-        "source": pl.String,
-    }
-)
+_COLUMNS: Final[dict[str, ColumnType]] = {
+    "goroutine_id": pl.Int64,
+    "count": pl.Int64,
+    "state": pl.String,
+    "wait_minutes": pl.Int64,
+    "locked": pl.Boolean,
+    "functions": pl.List(pl.String),
+    "files": pl.List(pl.String),
+    "lines": pl.List(pl.Int64),
+    "created_by": pl.String,
+    "created_by_id": pl.Int64,
+    "labels": pl.String,
+    "time": pl.Datetime("ns", "UTC"),
+    "source": pl.String,
+}
+GOROUTINES: Final = pl.Schema(_COLUMNS)
 """One row per goroutine (debug=2) or per distinct stack with its count (debug=1, protobuf,
 then ``goroutine_id`` is null). Functions stand innermost first."""
 
