@@ -192,3 +192,18 @@ def test_written_spans_leave_each_process_flush_by_flush(tmp_path):
             assert flush >= last.get(process, 0)
             last[process] = flush
     assert len(last) > 2
+
+
+def test_jobs_tick_with_a_period_and_come_on_top_of_the_requests():
+    seen = 0
+    for seed in range(1, 9):
+        spans = capture(seed, traces=500, concurrency=1.0, error_rate=0.0).spans
+        roots = spans.filter(pl.col("parent_span_id").is_null())
+        requests = roots.filter(pl.col("kind").is_in(["SERVER", "CLIENT"]))
+        assert requests.height == 500
+        jobs = roots.filter(pl.col("name").str.starts_with("job."))
+        for _, ticks in jobs.group_by("name"):
+            gaps = ticks["start_time"].sort().diff().drop_nulls().dt.total_milliseconds() / 1000
+            assert (abs(gaps - gaps.round()) < 0.1).all()
+            seen += gaps.len()
+    assert seen > 20

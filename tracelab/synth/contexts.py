@@ -120,12 +120,12 @@ def leak_contexts(plot: Plot, *, rate: float, rng: np.random.Generator) -> None:
 
 
 def _apart(plot: Plot, rows: Ints, victim: Ints) -> Flags:
-    """Keep leaks whose victim is not itself moved, so that no leak rides on another."""
+    """Keep leaks of which neither parent is moved by another, so that none rides on another."""
     moved = np.zeros(plot.n, bool)
     moved[rows] = True
     for level in plot.levels()[1:]:
         moved[level] |= moved[plot.up[level]]
-    return ~moved[victim]
+    return ~moved[victim] & ~moved[plot.up[rows]]
 
 
 def _leak_shows(plot: Plot, rows: Ints, victim: Ints) -> Flags:

@@ -120,7 +120,7 @@ def fail_exports(plot: Plot, *, rate: float, rng: np.random.Generator) -> None:
     for process in np.unique(plot.process):
         rows = _by_end(plot, process)
         size = int(min(512, max(8, len(rows) // int(rng.integers(8, 40)))))
-        for first in range(int(rng.integers(size)), len(rows), size):
+        for first in range(int(rng.integers(size)), len(rows) - size + 1, size):
             if rng.random() < rate:
                 plot.lose(rows[first : first + size], "export_failure", f"batch of {size}")
 

@@ -138,9 +138,10 @@ def build_fleet(seed: int, services: int) -> Fleet:
             periods.append(0.0)
     for _ in range(1 + services // 10):
         entries.append(grower.job(int(rng.integers(services))))
-        periods.append(float(rng.choice([15.0, 30.0, 60.0])))
-    weights = rng.dirichlet(np.full(len(entries), 1.5))
-    return Fleet(fleet, tuple(entries), tuple(weights.tolist()), tuple(periods))
+        periods.append(float(rng.choice([1.0, 5.0, 15.0, 60.0])))
+    weights = rng.dirichlet(np.full(len(entries), 1.5)) * (np.array(periods) == 0)
+    shares = weights / weights.sum()
+    return Fleet(fleet, tuple(entries), tuple(shares.tolist()), tuple(periods))
 
 
 def _draw(rng: np.random.Generator, choices: tuple[tuple[str, float], ...]) -> str:
