@@ -13,8 +13,13 @@ from tracelab.structure.orphans import find_orphans
 from tracelab.structure.skeleton import Skeleton
 from tracelab.structure.skew import clock_offsets, find_clock_skew
 from tracelab.structure.spine import Spine, build_spine
-from tracelab.structure.telemetry import loss_hints
+from tracelab.structure.telemetry import loss_hints, select_telemetry
 from tracelab.structure.timing import find_client_roots, find_late_children
+from tracelab.structure.truncation import (
+    ValueLengths,
+    find_truncated_values,
+    measure_lengths,
+)
 from tracelab.traceset import TraceSet
 
 
@@ -28,10 +33,13 @@ class Reduced:
         Its spans as numbers.
     metrics : pl.DataFrame
         Schema METRIC_POINTS, the self-telemetry among the bucket's metrics.
+    lengths : ValueLengths
+        Its long texts.
     """
 
     spine: Spine
     metrics: pl.DataFrame
+    lengths: ValueLengths
 
 
 def reduce_bucket(traces: TraceSet) -> Reduced:
@@ -52,7 +60,12 @@ def reduce_bucket(traces: TraceSet) -> Reduced:
     SchemaError
         Never for a `TraceSet`.
     """
-    return Reduced(spine=build_spine(traces), metrics=traces.metrics)
+    spine = build_spine(traces)
+    return Reduced(
+        spine=spine,
+        metrics=select_telemetry(traces.metrics),
+        lengths=measure_lengths(traces, spine),
+    )
 
 
 def resolve_breaks(
@@ -97,6 +110,7 @@ def resolve_breaks(
         find_client_roots(skeleton),
         find_cycles(skeleton),
         find_invalid_ids(skeleton),
+        find_truncated_values(skeleton, [bucket.lengths for bucket in reduced]),
     ]
     found += [skeleton.write_breaks(table) for table in recorded]
     offsets = clock_offsets(skeleton)

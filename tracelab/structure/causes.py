@@ -302,10 +302,10 @@ def _failed_traces(skeleton: Skeleton) -> Bools:
 def _exports(skeleton: Skeleton, missing: Missing, lifetimes: Lifetimes, case: Case) -> None:
     """Stretches of time of one process in which all, or unusually many, spans are missing."""
     inside = (missing.end_high >= lifetimes.first) & (missing.end_low <= lifetimes.last)
-    hole, many = gaps_in_exports(skeleton, missing)
+    hole, many, leaky = gaps_in_exports(skeleton, missing)
     case.put(
         "export_failure",
-        hole & inside & (many >= 3),
+        hole & inside & (many >= 3) & ~leaky,
         12.0,
         "its process exported nothing for a stretch of time in which spans were due",
     )
@@ -314,6 +314,18 @@ def _exports(skeleton: Skeleton, missing: Missing, lifetimes: Lifetimes, case: C
         hole & inside & (many < 3),
         2.5,
         "its process exported nothing around the time when it ended",
+    )
+    case.put(
+        "export_failure",
+        hole & inside & (many >= 3) & leaky,
+        2.0,
+        "its process exported nothing for a stretch of time in which spans were due",
+    )
+    case.put(
+        "queue_overflow",
+        hole & inside & (many >= 3) & leaky,
+        6.0,
+        "its process lost most of its spans for a stretch of time, but not all",
     )
     burst = bursts_of_loss(skeleton, missing)
     case.put(

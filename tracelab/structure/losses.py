@@ -198,7 +198,7 @@ def _ends(skeleton: Skeleton, process: int) -> Ints:
     return ends
 
 
-def gaps_in_exports(skeleton: Skeleton, missing: Missing) -> tuple[Bools, Ints]:
+def gaps_in_exports(skeleton: Skeleton, missing: Missing) -> tuple[Bools, Ints, Bools]:
     """Tell which missing spans ended in a stretch without any exported span of their process.
 
     Parameters
@@ -210,8 +210,9 @@ def gaps_in_exports(skeleton: Skeleton, missing: Missing) -> tuple[Bools, Ints]:
 
     Returns
     -------
-    tuple of ndarray of bool and ndarray of int64
-        Whether so, and how many missing spans the stretch accounts for.
+    tuple of ndarray of bool, ndarray of int64 and ndarray of bool
+        Whether so, how many missing spans the stretch accounts for, and whether more are
+        missing close by, between exported spans.
 
     Raises
     ------
@@ -219,6 +220,7 @@ def gaps_in_exports(skeleton: Skeleton, missing: Missing) -> tuple[Bools, Ints]:
         Never.
     """
     found, many = np.zeros(missing.row.size, bool), np.zeros(missing.row.size, np.int64)
+    leaky = np.zeros(missing.row.size, bool)
     for process in np.unique(missing.process[missing.process >= 0]):
         mine = np.flatnonzero(missing.process == process)
         ends = _ends(skeleton, int(process))
@@ -241,7 +243,28 @@ def gaps_in_exports(skeleton: Skeleton, missing: Missing) -> tuple[Bools, Ints]:
         distinct = pl.when(pl.col("span") > 0).then("span").otherwise(pl.col("row").cast(pl.UInt64))
         counts = ids.with_columns(n=distinct.n_unique().over("hole"))["n"]
         many[hit] = counts.to_numpy()
-    return found, many
+        leaky[hit] = _leaks(ends, begin, end, near[inside], missing, mine)
+    return found, many, leaky
+
+
+def _leaks(ends: Ints, begin: Ints, end: Ints, hole: Ints, missing: Missing, mine: Ints) -> Bools:
+    """Whether spans are missing just before or behind a hole too, between exported ones.
+
+    A batch that was refused takes all its spans; a full queue lets some through.
+    """
+    low = np.searchsorted(ends, begin, side="right")
+    high = np.searchsorted(ends, end, side="left")
+    left = ends[np.maximum(low - 12, 0)]
+    right = ends[np.minimum(high + 12, ends.size - 1)]
+    middle = np.sort((missing.end_low[mine] + missing.end_high[mine]) // 2)
+
+    def between(first: Ints, last: Ints) -> Ints:
+        return np.searchsorted(middle, last, side="right") - np.searchsorted(middle, first)
+
+    inside = between(begin, end)
+    around = between(left, right) - inside
+    leaky: Bools = (around >= 2) & (around >= 0.3 * inside)
+    return leaky[hole]
 
 
 def _holes(ends: Ints) -> tuple[Ints, Ints]:

@@ -76,9 +76,11 @@ def separation(values: Words, absent: Bools) -> float:
     n_present = absent.size - n_absent
     if not n_absent or not n_present:
         return 0.5
-    ranks = np.empty(values.size)
-    ranks[np.argsort(values, kind="stable")] = np.arange(values.size)
-    area = (ranks[absent].sum() - n_absent * (n_absent - 1) / 2) / (n_absent * n_present)
+    # Equal values are no evidence either way: each counts half.
+    ordered = np.sort(values[~absent])
+    below = np.searchsorted(ordered, values[absent], side="left").sum()
+    up_to = np.searchsorted(ordered, values[absent], side="right").sum()
+    area = (float(below) + float(up_to)) / 2 / (n_absent * n_present)
     return float(max(area, 1 - area))
 
 
@@ -121,6 +123,10 @@ def sampled_out(
         label = np.arange(rows.size) >= present.size
         hi, lo = skeleton.column("trace_hi")[rows], skeleton.column("trace_lo")[rows]
         scores = {name: separation(read(hi, lo), label) for name, read in READINGS.items()}
+        # Ids that hold a time, or losses of one stretch of time, must not pass for sampling.
+        moment = skeleton.start[rows].astype(np.uint64)
+        if separation(moment, label) > 0.9:
+            continue
         best = max(scores, key=lambda name: scores[name])
         found[gone] = scores[best]
         for entry in gone:

@@ -123,17 +123,40 @@ def balance_of(metrics: pl.DataFrame) -> pl.DataFrame:
     return schema.conform(table, BALANCE)
 
 
+_PLAIN_NAME: Final = pl.col("metric_name").str.to_lowercase().str.replace_all(r"[./-]", "_")
+
+
+def select_telemetry(metrics: pl.DataFrame) -> pl.DataFrame:
+    """Return the points that SDKs and Collectors wrote of their own work.
+
+    Parameters
+    ----------
+    metrics : pl.DataFrame
+        Schema METRIC_POINTS.
+
+    Returns
+    -------
+    pl.DataFrame
+        Schema METRIC_POINTS.
+
+    Raises
+    ------
+    ColumnNotFoundError
+        If there is no ``metric_name``.
+    """
+    return metrics.filter(
+        _PLAIN_NAME.str.contains(COLLECTOR_NAME) | _PLAIN_NAME.str.contains(SDK_NAME)
+    )
+
+
 def _named(metrics: pl.DataFrame) -> pl.DataFrame:
     """Points of self-telemetry, with the parts of their names and attributes."""
-    name = pl.col("metric_name").str.to_lowercase().str.replace_all(r"[./-]", "_")
     attribute = pl.col("attributes").fill_null("{}")
 
     def read(key: str) -> pl.Expr:
         return attribute.str.json_path_match(f"$['{key}']")
 
-    named = metrics.with_columns(_name=name).filter(
-        pl.col("_name").str.contains(COLLECTOR_NAME) | pl.col("_name").str.contains(SDK_NAME)
-    )
+    named = select_telemetry(metrics).with_columns(_name=_PLAIN_NAME)
     collector = pl.col("_name").str.extract(COLLECTOR_NAME, 1)
     sdk = pl.col("_name").str.extract(SDK_NAME, 1)
     signal = pl.coalesce(read("otel.signal"), read("otel_signal"), pl.lit("traces"))

@@ -1,0 +1,235 @@
+"""Texts that were cut: value lengths that pile up at a constant.
+
+An SDK cuts every attribute value at one length and leaves no mark; back ends do the same. Cut
+values all have that length, differ in content, and none is longer.
+"""
+
+from dataclasses import dataclass
+from typing import Final
+
+import polars as pl
+
+from tracelab import schema
+from tracelab.structure.skeleton import Skeleton, verdicts
+from tracelab.structure.spine import Spine
+from tracelab.traceset import TraceSet
+
+MIN_LENGTH: Final = 48
+"""Shorter values are names, numbers and ids; no sensible limit is below."""
+
+_MEMBER: Final = r'"[^"\\]+":"(?:[^"\\]|\\.){48,}"'
+_PARTS: Final = r'(?s)^"([^"\\]+)":"(.*)"$'
+_ESCAPE: Final = r"\\u[0-9a-fA-F]{4}|\\."
+
+LENGTHS: Final = pl.Schema(
+    {
+        "service_name": pl.String,
+        "name": pl.String,
+        "length": pl.UInt32,
+        "count": pl.Int64,
+        "distinct": pl.Int64,
+        "wordy": pl.Boolean,
+    }
+)
+LONGEST: Final = pl.Schema(
+    {"service_name": pl.String, "name": pl.String, "length": pl.UInt32, "key": pl.UInt64}
+)
+
+
+@dataclass(frozen=True, slots=True)
+class ValueLengths:
+    """Lengths of long texts in a bucket.
+
+    Parameters
+    ----------
+    lengths : pl.DataFrame
+        Schema LENGTHS: how many values of each length each attribute of a service has.
+    longest : pl.DataFrame
+        Schema LONGEST: which spans carry the longest value.
+    """
+
+    lengths: pl.DataFrame
+    longest: pl.DataFrame
+
+
+def measure_lengths(traces: TraceSet, spine: Spine) -> ValueLengths:
+    """Measure the long texts of a bucket: attributes of spans, and exceptions.
+
+    Parameters
+    ----------
+    traces : TraceSet
+        The bucket.
+    spine : Spine
+        Its spine, rows in the order of ``traces.spans``.
+
+    Returns
+    -------
+    ValueLengths
+        What `find_truncated_values` needs.
+
+    Raises
+    ------
+    SchemaError
+        Never for a `TraceSet`.
+    """
+    values = pl.concat([_attribute_values(traces, spine), _event_values(traces, spine)])
+    lengths = values.group_by("service_name", "name", "length").agg(
+        pl.len().cast(pl.Int64).alias("count"),
+        pl.col("content").n_unique().cast(pl.Int64).alias("distinct"),
+        pl.col("wordy").any(),
+    )
+    longest = values.filter(pl.col("length") == pl.col("length").max().over("service_name", "name"))
+    return ValueLengths(
+        schema.conform(lengths, LENGTHS), schema.conform(longest.select(LONGEST.names()), LONGEST)
+    )
+
+
+def _attribute_values(traces: TraceSet, spine: Spine) -> pl.DataFrame:
+    table = traces.spans.select("service_name", "attributes").hstack(spine.spans.select("key"))
+    members = (
+        table.filter(pl.col("attributes").str.contains(_MEMBER))
+        .with_columns(pl.col("attributes").str.extract_all(_MEMBER))
+        .explode("attributes")
+    )
+    parts = members.with_columns(
+        name=pl.col("attributes").str.extract(_PARTS, 1),
+        value=pl.col("attributes").str.extract(_PARTS, 2).str.replace_all(_ESCAPE, "_"),
+    )
+    return _measured(parts)
+
+
+def _event_values(traces: TraceSet, spine: Spine) -> pl.DataFrame:
+    texts = traces.events.select(
+        "trace_id", "span_id", "exception_message", "exception_stacktrace"
+    ).unpivot(index=["trace_id", "span_id"], variable_name="name", value_name="value")
+    texts = texts.filter(pl.col("value").str.len_bytes() >= MIN_LENGTH)
+    owners = traces.spans.select("trace_id", "span_id", "service_name").hstack(
+        spine.spans.select("key")
+    )
+    return _measured(
+        texts.join(
+            owners.unique(["trace_id", "span_id"], keep="first", maintain_order=True),
+            on=["trace_id", "span_id"],
+            how="inner",
+            maintain_order="left",
+        ).with_columns(pl.col("name").str.replace("_", "."))
+    )
+
+
+def _measured(values: pl.DataFrame) -> pl.DataFrame:
+    return values.select(
+        pl.col("service_name").fill_null(""),
+        "name",
+        pl.col("value").str.len_chars().alias("length"),
+        "key",
+        pl.col("value").hash(3).alias("content"),
+        pl.col("value").str.contains(r"[\s/?&=,;:]").alias("wordy"),
+    ).filter(pl.col("length") >= MIN_LENGTH)
+
+
+def find_truncated_values(skeleton: Skeleton, measured: list[ValueLengths]) -> pl.DataFrame:
+    """Find spans with texts that were cut at a length limit.
+
+    Parameters
+    ----------
+    skeleton : Skeleton
+        The capture.
+    measured : list of ValueLengths
+        Of all buckets.
+
+    Returns
+    -------
+    pl.DataFrame
+        Schema `VERDICTS`, one row per span.
+
+    Raises
+    ------
+    SchemaError
+        Never.
+    """
+    nothing = verdicts(pl.DataFrame(schema={"row": pl.Int64, "kind": pl.String}))
+    if not measured:
+        return nothing
+    limits = _limits(pl.concat([bucket.lengths for bucket in measured]))
+    cut = pl.concat([bucket.longest for bucket in measured]).join(
+        limits, on=["service_name", "name", "length"], how="inner"
+    )
+    if not cut.height:
+        return nothing
+    rows = skeleton.table.select("key").with_row_index("row").unique("key", keep="first")
+    found = (
+        cut.join(rows, on="key", how="inner")
+        .sort("row", "name")
+        .group_by("row", maintain_order=True)
+        .agg(
+            pl.col("name").unique().sort().str.join(", ").alias("names"),
+            pl.col("length").max(),
+            pl.col("count").sum(),
+            pl.col("sure").max(),
+        )
+    )
+    return verdicts(
+        found.with_columns(
+            kind=pl.lit("truncated_value"),
+            boundary=pl.lit("same"),
+            confidence="sure",
+            evidence=pl.concat_list(
+                pl.format(
+                    "{}: {} values of this service end at exactly {} characters, none is longer",
+                    "names",
+                    "count",
+                    "length",
+                )
+            ),
+            alternatives=pl.lit(["values that naturally have one length"], pl.List(pl.String)),
+        )
+    )
+
+
+def _limits(lengths: pl.DataFrame) -> pl.DataFrame:
+    """Lengths at which the values of an attribute are cut, with the probability that they are."""
+    table = (
+        lengths.group_by("service_name", "name", "length")
+        .agg(pl.col("count").sum(), pl.col("distinct").sum(), pl.col("wordy").any())
+        .sort("service_name", "name", "length")
+    )
+    group = ["service_name", "name"]
+    top = pl.col("length").max().over(group)
+    below = pl.col("length") < top
+    table = table.with_columns(
+        top=top,
+        other=pl.col("count").filter(below).max().over(group).fill_null(0),
+        kinds=pl.col("length").filter(below).n_unique().over(group),
+    ).filter(pl.col("length") == pl.col("top"))
+    shared = pl.col("name").n_unique().over("service_name", "length")
+    common = pl.col("length").is_in(_COMMON)
+    pile = (
+        (pl.col("count") >= 3) & (pl.col("count") >= 3 * pl.col("other")) & (pl.col("kinds") >= 3)
+    )
+    several = (shared >= 2) & (pl.col("count") >= 2) & common
+    plain = common & (pl.col("count") >= 3)
+    return (
+        table.filter((pl.col("distinct") >= 2) & pl.col("wordy"))
+        .with_columns(
+            sure=pl.when(pile & common)
+            .then(0.98)
+            .when(several)
+            .then(0.95)
+            .when(pile)
+            .then(0.9)
+            .when(plain)
+            .then(0.85)
+        )
+        .drop_nulls("sure")
+        .select("service_name", "name", "length", "count", "sure")
+    )
+
+
+_COMMON: Final = sorted(
+    {2**power for power in range(6, 17)}
+    | {2**power - 1 for power in range(6, 17)}
+    | {step * 10**power for power in (2, 3, 4) for step in (1, 2, 3, 4, 5, 8)}
+    | {1250, 1500, 2500, 12000, 12500, 25000}
+)
+"""Lengths that people choose as limits; a longest value of just such a length is no accident
+if it comes several times."""
