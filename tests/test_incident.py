@@ -4,7 +4,10 @@ import pytest
 
 from tracelab import schema
 from tracelab.exceptions import ParameterError
-from tracelab.signals import detect_error_bursts, detect_latency_rises, red_series
+from tracelab.io import read_traces
+from tracelab.io.write_otlp import write_otlp
+from tracelab.signals import detect_error_bursts, detect_latency_rises, merge_red, red_series
+from tracelab.store import TraceStore
 from tracelab.synth.incident import SCENARIOS, spans_of_incident, synthesize_incident
 
 SMALL = {"days": 1.0, "requests_per_s": 0.7, "n_bursts": 6, "n_own_rises": 3}
@@ -58,6 +61,20 @@ def test_spans_give_the_same_bursts_and_rises_as_the_table():
     red = red_series(spans_of_incident(one), max_operations=0)
     assert detect_error_bursts(red).equals(detect_error_bursts(one.red))
     assert detect_latency_rises(red).equals(detect_latency_rises(one.red))
+
+
+def test_the_way_through_files_and_a_store_changes_nothing(tmp_path):
+    one = synthesize_incident(8, **{**SMALL, "days": 0.25, "n_bursts": 2, "n_own_rises": 1})
+    spans = spans_of_incident(one)
+    direct = red_series(spans)
+    for encoding in ("json", "proto"):
+        write_otlp(spans, tmp_path / f"capture.{encoding}", encoding=encoding)
+        assert red_series(read_traces(tmp_path / f"capture.{encoding}")).equals(direct)
+    store = TraceStore(tmp_path / "store", buckets=4)
+    store.ingest(tmp_path / "capture.proto")
+    parts = [red_series(store.read_bucket(number)) for number in store.buckets()]
+    assert sum(part.height > 0 for part in parts) >= 4
+    assert merge_red(*parts).equals(direct)
 
 
 def test_unknown_scenarios_and_odd_bins_are_refused():

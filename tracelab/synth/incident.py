@@ -1,5 +1,6 @@
 """A pair of services whose early warnings, and whose false friends, are planted."""
 
+import json
 from dataclasses import dataclass
 from typing import Final
 
@@ -456,7 +457,9 @@ def spans_of_incident(incident: Incident, *, seed: int = 0) -> TraceSet:
             "attributes": pl.Series(
                 ['{"http.response.status_code":200}', '{"http.response.status_code":503}']
             ).gather(failed.astype(np.uint32)),
-            "resource_attributes": pl.Series(["{}"]).gather(np.zeros(n, np.uint32)),
+            "resource_attributes": pl.Series(
+                [json.dumps({"service.name": name}) for name in rows["service_name"]]
+            ).gather(whose),
             "scope_attributes": pl.Series(["{}"]).gather(np.zeros(n, np.uint32)),
         }
     )
