@@ -18,7 +18,11 @@ def main() -> None:
     parser.add_argument("--seed", choices=list(SEEDS), help="this seed only")
     parser.add_argument("--out", type=Path, default=DEFAULT_OUT)
     parser.add_argument("--no-build", action="store_true", help="use what was built before")
+    parser.add_argument("--claims", action="store_true", help="measure docs/claims.md instead")
     options = parser.parse_args()
+    if options.claims:
+        toolchain.measure_claims()
+        return
     if not options.no_build:
         toolchain.build_collector()
         toolchain.build_go()

@@ -57,6 +57,7 @@ class Lab:
             f"127.0.0.1:{self.ports['collector']}",
             refuse=run.refuse,
             repeat=run.repeat,
+            slow=run.slow,
             seed=self.seed,
         )
         self._log: IO[bytes] = (self.facts / "programs.log").open("ab")
@@ -82,10 +83,13 @@ class Lab:
             "OTEL_BSP_SCHEDULE_DELAY": "700",
             "PYTHONPATH": str(HERE / "python"),
             "ROUTES": json.dumps(routes),
-            "CATALOG": f"{base}/catalog",
+            "CATALOG": f"{base}/{'catalog' if 'catalog' in self.ports else 'stock'}",
             "STOCK": f"{base}/stock",
             "NOTIFY": f"{base}/notify",
             "BROKER": broker,
+            "OTEL_SERVICE_NAME": name,
+            "OTEL_LOGS_EXPORTER": "none",
+            "OTEL_METRIC_EXPORT_INTERVAL": "5000",
             "NEXT": f"{base}/{following}" if following in self.ports else "",
             **self.run.settings.get(name, {}),
         }
@@ -94,15 +98,14 @@ class Lab:
         if name in PYTHON:
             return [str(cache() / "venv" / "bin" / "python"), str(HERE / "python" / f"{name}.py")]
         if name in GO:
-            generation = {**GENERATION, **dict(self.run.generations)}[name]
-            return [str(cache() / "bin" / f"lab-{generation}")]
+            return [str(cache() / "bin" / f"lab-{GENERATION[name]}")]
         if name == "proxy":
             return [str(cache() / "bin" / "proxy")]
         if name == "orders":
             folder = cache() / "java"
             agent = next(folder.glob("opentelemetry-javaagent-*.jar"))
-            jar = next(folder.glob("opentelemetry-api-*.jar"))
-            classes = f"{folder / 'classes'}:{jar}"
+            jars = map(str, folder.glob("opentelemetry-[ac]*.jar"))
+            classes = ":".join([str(folder / "classes"), *jars])
             return ["java", "-Xmx256m", f"-javaagent:{agent}", "-cp", classes, "Orders"]
         return ["node", str(cache() / "node" / f"{name}.js")]
 
@@ -166,6 +169,18 @@ class Lab:
                     self.note(fact="collector_stop")
                     self.stop("collector")
 
+    def take_profiles(self, name: str) -> None:
+        """Save goroutine profiles while requests hang and others panic."""
+        base = f"http://127.0.0.1:{self.ports[name]}"
+        paths = [f"{name}/hang/{n}" for n in range(2)] + [f"{name}/fail/panic_through"] * 4
+        with ThreadPoolExecutor(len(paths)) as pool:
+            for n, path in enumerate(paths):
+                pool.submit(self._ask, 9000 + n, path)
+            time.sleep(0.3)
+            for debug in (1, 2):
+                with urllib.request.urlopen(f"{base}/debug/pprof/goroutine?debug={debug}") as got:
+                    (self.out / f"goroutines-debug{debug}.txt").write_bytes(got.read())
+
     def _kill_and_restart(self, name: str) -> None:
         self.note(fact="killed", service_name=name, pid=self.processes[name].pid)
         self.stop(name, kill=True)
@@ -177,7 +192,7 @@ class Lab:
         request.add_header("x-request-id", f"req-{self.seed}-{n}")
         request.add_header("x-tenant-id", f"tenant-{n % 5}")
         with contextlib.suppress(OSError):
-            urllib.request.urlopen(request, timeout=30).read()
+            urllib.request.urlopen(request, timeout=10).read()
 
     def execute(self) -> Path:
         """Run from start to end and give the folder of facts."""
@@ -190,6 +205,8 @@ class Lab:
                 threading.Timer(self.run.late_start_s, self._start_late).start()
             self.note(fact="load_start")
             self.load()
+            if self.run.profile:
+                self.take_profiles(self.run.profile)
             self.note(fact="load_stop")
             time.sleep(4.0)
         finally:

@@ -21,14 +21,21 @@ class Facts:
     planted: list[Fact] = field(default_factory=list)
     killed: set[int] = field(default_factory=set)
     runner: dict[str, int] = field(default_factory=dict)
-    calls: dict[str, Fact] = field(default_factory=dict)
 
     def parent_of(self, span_id: str) -> str | None:
         """Give the parent of a span, whoever knows it."""
         for book in (self.starts, self.foreign, self.unsampled):
             if span_id in book:
-                parent: str | None = book[span_id].get("parent")
+                parent: str | None = book[span_id].get("parent") or self._unsampled_server(span_id)
                 return parent
+        return None
+
+    def _unsampled_server(self, span_id: str) -> str | None:
+        """Give the unsampled request in which an unsampled client span was made."""
+        trace_id = self.unsampled.get(span_id, {}).get("trace_id")
+        for other, fact in self.unsampled.items():
+            if fact["trace_id"] == trace_id and fact.get("parent"):
+                return other
         return None
 
 

@@ -10,6 +10,7 @@ import http.client
 import json
 import random
 import threading
+import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -40,8 +41,10 @@ class Gate:
     repeat : dict of str to float
         Service to the probability that a batch is delivered and answered 503, so that the SDK
         sends it again: the duplicate delivery that OTLP allows.
+    slow : dict of str to float
+        Service to the seconds that each of its exports takes, so that its queue fills.
     seed : int
-        Seed of both.
+        Seed of the two probabilities.
     """
 
     def __init__(
@@ -51,11 +54,12 @@ class Gate:
         *,
         refuse: dict[str, float],
         repeat: dict[str, float],
+        slow: dict[str, float],
         seed: int,
     ) -> None:
         self._book = (facts / "gate.jsonl").open("a", buffering=1)
         self._collector = collector
-        self._refuse, self._repeat = refuse, repeat
+        self._refuse, self._repeat, self._slow = refuse, repeat, slow
         self._dice = random.Random(seed)
         self._lock = threading.Lock()
         gate = self
@@ -64,7 +68,7 @@ class Gate:
             protocol_version = "HTTP/1.1"
 
             def do_POST(self) -> None:
-                body = self.rfile.read(int(self.headers["Content-Length"]))
+                body = self._body()
                 service, path = self.path.lstrip("/").split("/", 1)
                 status, answer = gate.judge(service, path, body, self.headers)
                 self.send_response(status)
@@ -72,6 +76,16 @@ class Gate:
                 self.send_header("Content-Length", str(len(answer)))
                 self.end_headers()
                 self.wfile.write(answer)
+
+            def _body(self) -> bytes:
+                if "chunked" not in self.headers.get("Transfer-Encoding", ""):
+                    return self.rfile.read(int(self.headers["Content-Length"]))
+                parts = []
+                while size := int(self.rfile.readline(), 16):
+                    parts.append(self.rfile.read(size))
+                    self.rfile.readline()
+                self.rfile.readline()
+                return b"".join(parts)
 
             def log_message(self, *_args: object) -> None:
                 """Stay quiet."""
@@ -94,6 +108,7 @@ class Gate:
             return status or 400, answer
         plain = gzip.decompress(body) if headers.get("Content-Encoding") == "gzip" else body
         ids = _span_ids(plain)
+        time.sleep(self._slow.get(service, 0.0))
         with self._lock:
             refused = self._dice.random() < self._refuse.get(service, 0.0)
             repeated = self._dice.random() < self._repeat.get(service, 0.0)

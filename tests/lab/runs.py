@@ -18,16 +18,19 @@ class Run:
     settings: dict[str, dict[str, str]] = field(default_factory=dict)
     refuse: dict[str, float] = field(default_factory=dict)
     repeat: dict[str, float] = field(default_factory=dict)
+    slow: dict[str, float] = field(default_factory=dict)
     kill: str | None = None
     late_start_s: float = 0.0
     early_stop: bool = False
     parallel: int = 4
     max_body: int = 20_000_000
-    generations: tuple[tuple[str, str], ...] = ()
+    profile: str | None = None
 
 
 PYTHON: Final = ("shop", "stock", "mailer")
 GO: Final = ("catalog", "pricing", "vault")
+
+JVM_NODE: Final = ("orders", "notify")
 
 SHOP_LOAD: Final = {"shop/checkout/{n}": 7, "shop/browse/{n}": 2, "shop/browse/none-{n}": 0.5}
 PYTHON_MODES: Final = (
@@ -38,6 +41,14 @@ GO_MODES: Final = (
     *("wrap_w", "wrap_v", "json", "json_empty", "join", "kept", "kept_with_stack", "replaced"),
     *("swallowed", "retried", "event_without_status", "status_without_event"),
     *("panic_recovered", "panic_through"),
+)
+JAVA_MODES: Final = (
+    *("kept", "cause", "completion", "suppressed", "flattened", "replaced", "swallowed"),
+    *("retried", "event_without_status", "status_without_event"),
+)
+NODE_MODES: Final = (
+    *("kept", "cause", "flattened", "json", "json_empty", "replaced", "aggregate", "swallowed"),
+    *("retried", "event_without_status"),
 )
 ERROR_LOAD: Final = {
     **{f"shop/fail/{mode}": 0.25 for mode in PYTHON_MODES},
@@ -86,8 +97,10 @@ RUNS: Final = (
         SHOP_LOAD,
         requests=260,
         parallel=12,
-        refuse={"vault": 0.2},
-        repeat={"shop": 0.3},
+        refuse={"pricing": 0.12, "vault": 0.2},
+        repeat={"shop": 0.15},
+        slow={"catalog": 0.6, "mailer": 1.5},
+        max_body=300_000,
         kill="stock",
         settings={
             "catalog": {
@@ -100,7 +113,9 @@ RUNS: Final = (
                 "OTEL_BSP_MAX_EXPORT_BATCH_SIZE": "32",
                 "OTEL_BSP_SCHEDULE_DELAY": "3000",
             },
-            "stock": {"LAB_SLOW": "0.2"},
+            "pricing": {"OTEL_BSP_SCHEDULE_DELAY": "250"},
+            "vault": {"OTEL_BSP_SCHEDULE_DELAY": "250"},
+            "stock": {"LAB_SLOW": "0.2", "LAB_HUGE_ATTRIBUTE": "0.12"},
         },
     ),
     Run(
@@ -110,9 +125,11 @@ RUNS: Final = (
         "proto_rotated",
         (*PYTHON, *GO, "proxy"),
         SHOP_LOAD,
-        requests=300,
+        requests=420,
+        faults={"mailer": {"smtp_error": 0.3}},
         settings={
             "catalog": {"LAB_RATIO": "0.5"},
+            "pricing": {"LAB_RATIO": "0.8"},
             "stock": {"LAB_RATIO": "0.6", "LAB_SLOW": "0.05"},
         },
     ),
@@ -137,6 +154,39 @@ RUNS: Final = (
         },
     ),
     Run(
+        "jvm-node",
+        "Java under the agent and Node: a queue of the program's own that loses or mixes up the "
+        "context, spans never ended, causes, suppressed and aggregate errors.",
+        "json_zstd",
+        (*JVM_NODE, "proxy"),
+        {
+            "orders/orders/{n}": 10,
+            "orders/orders/none-{n}": 0.6,
+            **{f"orders/fail/{mode}": 0.4 for mode in JAVA_MODES},
+            **{f"notify/fail/{mode}": 0.4 for mode in NODE_MODES},
+        },
+        requests=400,
+        faults={
+            "orders": {
+                "queue_without_context": 0.06,
+                "worker_keeps_context": 0.08,
+                "never_ended": 0.06,
+            },
+            "notify": {"callback_queue": 0.25, "never_ended": 0.06},
+            "proxy": {"strip_traceparent": 0.05},
+        },
+        parallel=8,
+    ),
+    Run(
+        "clean-jvm-node",
+        "No fault: Java under the agent calls Node, with all look-alikes.",
+        "proto_zstd",
+        (*JVM_NODE, "proxy"),
+        {"orders/orders/{n}": 10, "orders/orders/none-{n}": 1, "notify/messages/none-{n}": 1},
+        requests=180,
+        parallel=8,
+    ),
+    Run(
         "clean-python",
         "No fault: Python, with all look-alikes.",
         "json_zstd",
@@ -157,13 +207,14 @@ RUNS: Final = (
     ),
     Run(
         "generations",
-        "No switch is thrown: a new Go SDK calls an old one, which refuses the new flag bit in "
-        "traceparent and starts a trace of its own.",
+        "No switch is thrown: a new Python SDK calls an old Go SDK, which refuses the new flag bit "
+        "in traceparent and starts a trace of its own. The Collector keeps half of the traces.",
         "head_sampled",
-        (*GO, "proxy"),
-        {"catalog/items/{n}": 1},
+        ("shop", "stock", "mailer", *GO, "proxy"),
+        SHOP_LOAD,
         requests=120,
-        generations=(("catalog", "newest"), ("vault", "gen121")),
+        settings={"shop": {"LAB_RANDOM_FLAG": "1"}},
+        profile="catalog",
     ),
 )
 BY_NAME: Final = {run.name: run for run in RUNS}

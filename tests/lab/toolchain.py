@@ -13,6 +13,9 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 BUILDER_VERSION = "v0.161.0"
 AGENT = "io.opentelemetry.javaagent:opentelemetry-javaagent:2.33.1"
+API = tuple(
+    f"io.opentelemetry:opentelemetry-{part}:1.68.0" for part in ("api", "context", "common")
+)
 PYTHON_PACKAGES = (
     "fastapi==0.165.0",
     "uvicorn==0.54.0",
@@ -83,7 +86,7 @@ def build_java() -> None:
     """Fetch the OpenTelemetry Java agent and compile the Java service."""
     folder = cache() / "java"
     folder.mkdir(parents=True, exist_ok=True)
-    for artifact in (AGENT, "io.opentelemetry:opentelemetry-api:1.68.0"):
+    for artifact in (AGENT, *API):
         name = f"{artifact.split(':')[1]}-{artifact.split(':')[2]}.jar"
         if not (folder / name).exists():
             goal = "dependency:copy"
@@ -95,7 +98,7 @@ def build_java() -> None:
                 f"-DoutputDirectory={folder}",
                 cwd=folder,
             )
-    jars = ":".join(str(jar) for jar in folder.glob("opentelemetry-*.jar"))
+    jars = ":".join(str(jar) for jar in folder.glob("opentelemetry-[ac]*.jar"))
     sources = sorted(str(path) for path in (HERE / "java").glob("*.java"))
     _call("javac", "-cp", jars, "-d", folder / "classes", *sources)
 
@@ -110,3 +113,15 @@ def build_node() -> None:
         _call(
             "npm", "install", "--silent", "--no-package-lock", "--no-audit", "--no-fund", cwd=folder
         )
+
+
+def measure_claims() -> None:
+    """Print what each generation of Go's SDK does with the claims of `docs/claims.md`."""
+    for generation in GENERATIONS:
+        folder = cache() / "claims" / generation
+        folder.mkdir(parents=True, exist_ok=True)
+        shutil.copy(HERE / "claims" / "claims_test.go", folder)
+        if not (folder / "go.mod").exists():
+            shutil.copy(HERE / "go" / f"{generation}.mod", folder / "go.mod")
+            _call("go", "mod", "tidy", cwd=folder)
+        _call("go", "test", "-v", "-bench", "ErrorRate", "-benchtime", "20000x", ".", cwd=folder)

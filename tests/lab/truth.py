@@ -187,10 +187,9 @@ class Judge:
     ) -> Row:
         lost = self.facts.starts.get(missing) or self.facts.unsampled.get(missing) or {}
         ancestor = self.ancestor(missing)
-        below = span if kind != "missing_server" and span is not None else None
         boundary = "network"
-        if below is not None and below.kind != 2:
-            boundary = BOUNDARY.get(below.name, "same")
+        if span is not None and span.kind != 2 and span.parent_span_id == missing:
+            boundary = BOUNDARY.get(span.name, "same")
         elif span is None:
             boundary = BOUNDARY.get(lost.get("name", ""), "unknown")
         return {

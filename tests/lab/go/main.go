@@ -92,6 +92,12 @@ func judgeHop(r *http.Request, span trace.Span) {
 		truth(row{"detached_root", "context_not_propagated", "network", "", "traceparent_refused"},
 			span.SpanContext(), spanContext(passed[1], passed[2]))
 	}
+	if len(passed) == 4 && passed[3] == "00" && span.IsRecording() {
+		write(map[string]any{
+			"fact": "unsampled", "trace_id": passed[1], "span_id": passed[2], "parent": nil,
+			"service_name": "caller of " + service,
+		})
+	}
 	if !span.IsRecording() {
 		var parent any
 		if len(passed) == 4 {

@@ -70,8 +70,10 @@ def deliver(tracer, message, jobs):
         inject(carrier)
         lost = fault("multiprocessing_without_context")
         jobs.put(({} if lost else carrier, carrier["traceparent"], message["order"]))
-        with tracer.start_as_current_span("smtp send", kind=trace.SpanKind.CLIENT):
+        with tracer.start_as_current_span("smtp send", kind=trace.SpanKind.CLIENT) as smtp:
             time.sleep(0.003)
+            if fault("smtp_error"):
+                smtp.set_status(trace.StatusCode.ERROR, "mailbox is full")
 
 
 def stop(*_args):

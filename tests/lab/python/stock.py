@@ -73,6 +73,8 @@ def lookup(sku):
             if on_error:
                 query.record_exception(TimeoutError(f"no answer for {sku}"))
                 query.set_status(trace.StatusCode.ERROR, "TimeoutError")
+        if chance(float(os.environ.get("LAB_HUGE_ATTRIBUTE", "0"))):
+            span.set_attribute("app.dump", "shelf " * 14_000)
         if os.environ.get("LAB_LONG_ATTRIBUTES"):
             long = (f"sku {sku}: " + "shelf größe 4 · " * 40)[:600]
             span.set_attribute("app.report", long)
