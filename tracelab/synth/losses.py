@@ -1,5 +1,7 @@
 """Spans that ended, or should have, and never reached the capture."""
 
+from collections import deque
+
 import numpy as np
 import numpy.typing as npt
 import polars as pl
@@ -97,22 +99,47 @@ def _id_fraction(plot: Plot, rows: Ints, language: str | None) -> npt.NDArray[np
 
 
 def overflow_queues(plot: Plot, *, rate: float, rng: np.random.Generator) -> None:
-    """Let the span queues of some processes run full in bursts."""
+    """Let the span queues of some processes run full while their exporter is slow.
+
+    A queue holds four batches, as by default; sizes are scaled down with the traffic.
+    """
     for process in _pick(np.unique(plot.process), rate, rng):
         rows = _by_end(plot, process)
         for _ in range(int(rng.integers(1, 4))):
-            block = int(rng.integers(12, 120))
-            if len(rows) < 2 * block:
+            batch = int(min(512, max(3, len(rows) // int(rng.integers(20, 120)))))
+            many = batch * int(rng.integers(8, 16))
+            if len(rows) < many:
                 continue
-            first = int(rng.integers(len(rows) - block))
-            burst = rows[first : first + block]
-            language = plot.spans["sdk_language"][int(burst[0])]
-            gone = int(block * rng.uniform(0.2, 0.7))
-            newest = language in _KEEPS_OLDEST
-            rows_gone = burst[-gone:] if newest else burst[:gone]
-            # the exporter drains a little meanwhile, so a few get through
-            through = rng.random(gone) < rng.uniform(0.0, 0.25)
-            plot.lose(rows_gone[~through], "queue_overflow", "newest" if newest else "oldest")
+            first = int(rng.integers(len(rows) - many + 1))
+            burst = rows[first : first + many]
+            newest = plot.spans["sdk_language"][int(burst[0])] in _KEEPS_OLDEST
+            pace = (plot.end[burst[-1]] - plot.end[burst[0]]) / many
+            gone = _overflow(
+                plot.end[burst],
+                batch=batch,
+                interval=float(batch * pace / rng.uniform(0.3, 0.8)),
+                newest=newest,
+            )
+            plot.lose(burst[gone], "queue_overflow", "newest" if newest else "oldest")
+
+
+def _overflow(ends: Ints, *, batch: int, interval: float, newest: bool) -> Ints:
+    """Run a queue of four batches that is drained by one batch per interval."""
+    queue: deque[int] = deque()
+    lost: list[int] = []
+    drain = float(ends[0]) + interval
+    for number, moment in enumerate(ends.tolist()):
+        while moment >= drain:
+            for _ in range(min(batch, len(queue))):
+                queue.popleft()
+            drain += max(interval, 1.0)
+        if len(queue) >= 4 * batch:
+            if newest:
+                lost.append(number)
+                continue
+            lost.append(queue.popleft())
+        queue.append(number)
+    return np.array(lost, np.int64)
 
 
 def fail_exports(plot: Plot, *, rate: float, rng: np.random.Generator) -> None:
