@@ -277,6 +277,17 @@ def test_a_python_text_cut_before_its_last_line_is_truncated():
     assert chain["type"].to_list() == [None]
 
 
+def test_a_group_with_fewer_members_than_it_says_is_truncated():
+    text = (
+        "  + Exception Group Traceback (most recent call last):\n"
+        '  |   File "/a.py", line 3, in f\n'
+        "  | ExceptionGroup: all (2 sub-exceptions)\n"
+        "  +-+---------------- 1 ----------------\n"
+        "    | ValueError: v\n"
+    )
+    assert parse_stacktrace(text)["truncated"].to_list() == [True, False]
+
+
 def test_an_unknown_language_is_refused():
     with pytest.raises(ParameterError, match="unknown language"):
         parse_stacktrace("x", language="cobol")

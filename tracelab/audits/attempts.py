@@ -83,7 +83,16 @@ def _siblings(
 ) -> pl.DataFrame:
     """Group calls below one parent: each next attempt starts after a failed one."""
     calls = spans.filter(pl.col("kind").is_in(["CLIENT", "SERVER"])).join(up, on=_SPAN, how="inner")
-    tried = attempts(calls, evidence)
+    # only below parents where something failed or an attempt is counted can there be a retry
+    suspect = pl.concat(
+        [
+            calls.join(evidence.filter("fails"), on=_SPAN, how="semi"),
+            calls.filter(pl.col("resend_count") > 0),
+        ]
+    ).select("trace_id", "parent_span_id")
+    calls = calls.join(suspect, on=["trace_id", "parent_span_id"], how="semi")
+    several = pl.len().over("trace_id", "parent_span_id", "kind") > 1
+    tried = attempts(calls.filter(several), evidence)
     place = ["trace_id", "parent_span_id", "kind", "service_name", "operation", "target"]
     ordered = tried.sort(*place, "start", "span_id", nulls_last=True)
     previous = pl.col("fails").shift(1).over(place)
@@ -118,8 +127,10 @@ def _stated(spans: pl.DataFrame, up: pl.DataFrame, evidence: pl.DataFrame) -> pl
     """Single spans on which a proxy states how often it retried."""
     count = attribute("retry.count").cast(pl.Int64, strict=False)
     proxied = pl.col("attributes").str.contains(_ENVOY, literal=True)
+    stated = pl.col("attributes").str.contains('"retry.count"', literal=True)
     return (
-        spans.filter((count > 0) | ((pl.col("resend_count") > 0) & proxied))
+        spans.filter(stated | (pl.col("resend_count") > 0))
+        .filter((count > 0) | ((pl.col("resend_count") > 0) & proxied))
         .join(up, on=_SPAN, how="left")
         .join(evidence.select(*_SPAN, "fails"), on=_SPAN, how="left")
         .with_columns(

@@ -52,9 +52,44 @@ def header_value(key: str, names: Sequence[str] = ()) -> pl.Expr:
     pl.Expr
         Text, null where the span did not capture the header or it was empty.
     """
+    return pl.coalesce([attribute(name).replace("", None) for name in _spellings(key, names)])
+
+
+def _spellings(key: str, names: Sequence[str]) -> list[str]:
     prefix = "http.request.header."
-    spellings = [prefix + key, prefix + key.replace("-", "_"), *names]
-    return pl.coalesce([attribute(name).replace("", None) for name in spellings])
+    return [prefix + key, prefix + key.replace("-", "_"), *names]
+
+
+def with_header(spans: pl.DataFrame, key: str, names: Sequence[str] = ()) -> pl.DataFrame:
+    """Return the spans that carry a header, with its ``value``; cheap where few do.
+
+    Parameters
+    ----------
+    spans : pl.DataFrame
+        Schema SPANS.
+    key : str
+        The header, in lower case.
+    names : sequence of str
+        Further attribute names to look under.
+
+    Returns
+    -------
+    pl.DataFrame
+        The spans' columns and ``value``, never null.
+
+    Raises
+    ------
+    SchemaError
+        If there is no column ``attributes``.
+    """
+    schema.require_columns(spans, ["attributes"], name="spans")
+    quoted = [f'"{name}"' for name in _spellings(key, names)]
+    named = pl.col("attributes").str.contains_any(quoted)
+    return (
+        spans.filter(named.fill_null(value=False))
+        .with_columns(header_value(key, names).alias("value"))
+        .filter(pl.col("value").is_not_null())
+    )
 
 
 def audit_headers(
@@ -116,22 +151,20 @@ def audit_headers(
 def _follow(
     key: str, names: Sequence[str], spans: pl.DataFrame, up: pl.DataFrame, crossing: pl.DataFrame
 ) -> pl.DataFrame:
-    own = spans.select(
-        *_SPAN, "service_name", "start_time", header_value(key, names).alias("value")
-    ).unique(_SPAN, keep="first", maintain_order=True)
+    own = with_header(spans.select(*_SPAN, "service_name", "attributes"), key, names).unique(
+        _SPAN, keep="first", maintain_order=True
+    )
     sent = _effective(own, up, crossing)
     received = own.select(
-        "trace_id",
-        pl.col("span_id").alias("child_span_id"),
-        pl.col("value").alias("received"),
-        pl.col("start_time").alias("time"),
+        "trace_id", pl.col("span_id").alias("child_span_id"), pl.col("value").alias("received")
     )
-    seen = own.filter(pl.col("value").is_not_null())["service_name"].unique().implode()
+    seen = own["service_name"].unique().implode()
     here, there = pl.col("sent"), pl.col("received")
     return (
         crossing.join(sent, on=["trace_id", "parent_span_id"], how="left")
         .join(received, on=["trace_id", "child_span_id"], how="left")
         .filter(here.is_not_null() | there.is_not_null())
+        .join(_starts(spans), on=["trace_id", "child_span_id"], how="left")
         .with_columns(
             pl.when(here == there)
             .then(pl.lit("kept"))
@@ -155,9 +188,7 @@ def _effective(own: pl.DataFrame, up: pl.DataFrame, crossing: pl.DataFrame) -> p
     local = up.filter(pl.col("parent_service") == pl.col("child_service")).select(
         "trace_id", pl.col("child_span_id").alias("at"), pl.col("parent_span_id").alias("next")
     )
-    values = own.filter(pl.col("value").is_not_null()).select(
-        "trace_id", pl.col("span_id").alias("at"), pl.col("value").alias("sent")
-    )
+    values = own.select("trace_id", pl.col("span_id").alias("at"), pl.col("value").alias("sent"))
     at = crossing.select(
         "trace_id", "parent_span_id", pl.col("parent_span_id").alias("at")
     ).unique()
@@ -178,13 +209,16 @@ def _effective(own: pl.DataFrame, up: pl.DataFrame, crossing: pl.DataFrame) -> p
     return pl.concat([empty, *parts])
 
 
+def _starts(spans: pl.DataFrame) -> pl.DataFrame:
+    return spans.select(
+        "trace_id", pl.col("span_id").alias("child_span_id"), pl.col("start_time").alias("time")
+    ).unique(["trace_id", "child_span_id"], keep="first")
+
+
 def _traceparent(
     spans: pl.DataFrame, crossing: pl.DataFrame, breaks: pl.DataFrame | None
 ) -> pl.DataFrame:
-    times = spans.select(
-        "trace_id", pl.col("span_id").alias("child_span_id"), pl.col("start_time").alias("time")
-    ).unique(["trace_id", "child_span_id"], keep="first")
-    kept = crossing.join(times, on=["trace_id", "child_span_id"], how="left").select(
+    kept = crossing.join(_starts(spans), on=["trace_id", "child_span_id"], how="left").select(
         pl.lit("traceparent").alias("key"),
         "trace_id",
         "parent_span_id",

@@ -17,6 +17,7 @@ _NEXT: Final = re.compile(r"^( *)\+-{8,} (\d+|\.\.\.) -{8,}$")
 _CLOSE: Final = re.compile(r"^( *)\+-{12,}$")
 _GROUP: Final = re.compile(r"^( *)\+ Exception Group Traceback \(most recent call last\):$")
 _MARGIN: Final = re.compile(r"^( *)\| ?(.*)$")
+_MEMBERS: Final = re.compile(r"\((\d{1,9}) sub-exceptions?\)$")
 _MAX_DEPTH: Final = 40
 
 
@@ -52,11 +53,13 @@ def parse(text: str) -> Chain:
         if stripped.startswith("|") and (len(stack) > 1 or stack[0].column):
             margin = _MARGIN.match(line)
             if margin is not None:
+                while len(stack) > 1 and stack[-1].column > len(margin.group(1)):
+                    stack.pop()  # only the innermost of nested groups prints its end
                 _content(stack[-1], margin.group(2))
                 continue
+        if stripped and len(stack) > 1:
+            del stack[1:]
         _content(stack[-1], line)
-    for level in stack[1:]:
-        level.parts[-1].link.truncated = True
     chain = _flatten(top)
     return chain if any(link.type or link.frames for link in chain) else []
 
@@ -147,8 +150,10 @@ def _flatten(top: _Level) -> Chain:
             if depth:
                 parent, relation = len(chain) - 1, level.relations[len(parts) - 1 - depth]
             link.parent, link.relation = parent, relation
-            if not part.ended:
-                link.truncated = True
+            # the printer does not close every group, but it tells how many members each has
+            told = _MEMBERS.search(link.message or "")
+            missing = told is not None and int(told.group(1)) > len(part.members)
+            link.truncated = link.truncated or missing or not part.ended
             if link.frames:  # the innermost call stands last
                 link.frames.reverse()
             followed += [(member, len(chain), "member") for member in part.members]
