@@ -3,7 +3,7 @@
 import json
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal
@@ -120,22 +120,112 @@ def trace(
         _write(out, view.html)
 
 
+@app.command()
+def rules(
+    sources: Sources,
+    out: Annotated[Path, typer.Option("-o", "--out", help="Folder for the rules.")],
+    all_pairs: Annotated[
+        bool, typer.Option("--all-pairs", help="Try all pairs, not only neighbours.")
+    ] = False,
+    engine: Engine = "local",
+) -> None:
+    """Learn early-warning rules, judge them on later time, write them for Prometheus."""
+    with _progress() as step:
+        pairs = "all" if all_pairs else "neighbours"
+        case = tl.investigate(_open(sources, step), engine=engine, pairs=pairs, progress=step)
+        case.write_rules(out)
+    _print_table(
+        ["trigger", "target", "verdict", "lag", "reason"],
+        (
+            (
+                row["trigger_service"],
+                row["target_service"],
+                row["verdict"],
+                "" if row["lag_s"] is None else f"{row['lag_s'] / 60:.1f} min",
+                row["reason"],
+            )
+            for row in case.lead_lags.sort("accepted", "p_value", descending=[True, False])
+            .head(20)
+            .iter_rows(named=True)
+        ),
+        title=f"{case.lead_lags.height:,} pairs tried",
+    )
+    for rule in case.rules:
+        print(html.plain(rule, limit=1000))
+    if not case.rules:
+        print("No rule: no burst of failures was shown to precede a later latency rise.")
+    print(f"Written to {out}")
+
+
+@app.command()
+def compare(
+    before: Annotated[str, typer.Argument(help="File, folder, glob or store.")],
+    after: Annotated[str, typer.Argument(help="File, folder, glob or store.")],
+    as_json: AsJson = False,
+) -> None:
+    """Compare two captures: what breaks more, what less, with intervals."""
+    with _progress() as step:
+        table = tl.compare_captures(_open([before], step), _open([after], step))
+    if as_json:
+        print(json.dumps(table.to_dicts()))
+        return
+    rows = (
+        (
+            row["measure"],
+            f"{row['from_service'] or '-'} → {row['to_service'] or '-'}",
+            f"{row['before']:,} of {row['before_checked']:,} ({row['before_rate']:.2%})",
+            f"{row['after']:,} of {row['after_checked']:,} ({row['after_rate']:.2%})",
+            f"{row['difference_low']:+.2%} to {row['difference_high']:+.2%}",
+            row["verdict"],
+        )
+        for row in table.iter_rows(named=True)
+    )
+    _print_table(
+        ["what", "hop", "before", "after", "change, 95 %", "verdict"], rows, title="Compared"
+    )
+
+
+@app.command()
+def repair(
+    sources: Sources,
+    out: Annotated[Path, typer.Option("-o", "--out", help="OTLP file to write.")],
+    min_confidence: Annotated[
+        float, typer.Option(help="Least confidence of a proposed parent.", min=0, max=1)
+    ] = 0.8,
+    encoding: Annotated[Literal["json", "proto"], typer.Option(help="OTLP encoding.")] = "json",
+) -> None:
+    """Write the capture as OTLP again, proposed parents added as links and attributes."""
+    with _progress() as step:
+        opened = _open(sources, step)
+        traces = opened.read() if isinstance(opened, tl.TraceStore) else opened
+        step("where traces break, and why")
+        repaired = tl.propose_links(traces, tl.find_breaks(traces), min_confidence=min_confidence)
+        step("writing")
+        _guard(out, lambda: tl.write_otlp(repaired, out, encoding=encoding))
+    added = repaired.links.height - traces.links.height
+    print(f"wrote {out}: {repaired.spans.height:,} spans, {added:,} proposed parents as links")
+
+
 def _open(sources: list[str], step: Any) -> Any:
     if len(sources) == 1 and tl.TraceStore.is_store(sources[0]):
         step("opening the store")
         return tl.TraceStore(sources[0])
     step("reading exports")
-    return tl.read_traces(*sources)
+    return tl.read_traces(*sources, progress=step)
 
 
 def _write(path: Path, text: str) -> None:
+    _guard(path, lambda: path.write_text(text, encoding="utf-8"))
+    print(f"wrote {path}")
+
+
+def _guard(path: Path, write: Callable[[], object]) -> None:
     try:
-        path.write_text(text, encoding="utf-8")
+        write()
     except OSError as error:
         raise ParameterError(
             f"cannot write {path}: {error.strerror}; choose another file with -o"
         ) from error
-    print(f"wrote {path}")
 
 
 @contextmanager
@@ -177,7 +267,9 @@ def _print_case(case: Any, out: Path) -> None:
     n_info = len(case.findings) - len(serious)
     if n_info:
         console.print(f"\n{n_info} informational findings (legal or certain but harmless).")
-    console.print(f"Written to {escape(str(out))}: findings.json, findings.md, tables, rules")
+    console.print(
+        f"Written to {escape(str(out))}: report.html, findings.json, findings.md, tables, rules"
+    )
 
 
 def _print_table(columns: list[str], rows: Any, *, title: str) -> None:

@@ -8,8 +8,8 @@ from typing import Any, Final, Literal
 import polars as pl
 
 from tracelab import html, schema
-from tracelab.exceptions import ParameterError
-from tracelab.export.case import Case, versions, write_case
+from tracelab.exceptions import ParameterError, SourceError
+from tracelab.export.case import Case, versions, write_case, write_rules
 from tracelab.export.findings import Finding, group_audit, group_breaks, group_error_hops
 from tracelab.pictures import case_pictures
 from tracelab.rules import WarningRule, backtest_rules, derive_rules
@@ -90,6 +90,31 @@ class Investigation:
             If the folder cannot be written.
         """
         return write_case(self._case(), Path(out))
+
+    def write_rules(self, out: str | Path) -> Path:
+        """Write only the early-warning rules, their tests and the dashboard.
+
+        Parameters
+        ----------
+        out : str or Path
+            Folder; made if it is not there.
+
+        Returns
+        -------
+        Path
+            The folder.
+
+        Raises
+        ------
+        SourceError
+            If the folder cannot be written.
+        """
+        try:
+            return write_rules(self.rules, self.red, Path(out))
+        except OSError as error:
+            raise SourceError(
+                f"cannot write rules to {out}: {error.strerror}; choose another folder"
+            ) from error
 
     def _case(self) -> Case:
         drawable = set(self.exhibits.spans["trace_id"].unique())

@@ -225,12 +225,8 @@ def _together(parts: list[Errors]) -> Errors:
 
 
 def _sum(parts: list[Overview], name: str, key: tuple[str, ...], count: str) -> pl.DataFrame:
-    return (
-        pl.concat([getattr(part, name) for part in parts])
-        .group_by(key)
-        .agg(pl.col(count).sum())
-        .sort(key, nulls_last=True)
-    )
+    tables: list[pl.DataFrame] = [getattr(part, name) for part in parts]
+    return pl.concat(tables).group_by(key).agg(pl.col(count).sum()).sort(key, nulls_last=True)
 
 
 def call_edges(calls: pl.DataFrame) -> pl.DataFrame:

@@ -64,7 +64,7 @@ def write_case(case: Case, out: Path) -> Path:
         If the folder cannot be written.
     """
     try:
-        (out / "rules").mkdir(parents=True, exist_ok=True)
+        out.mkdir(parents=True, exist_ok=True)
         for name, table in case.tables.items():
             _replace(out / f"{name}.parquet", lambda path, t=table: t.write_parquet(path))
         texts = {
@@ -85,22 +85,51 @@ def write_case(case: Case, out: Path) -> Path:
                 lead_lags=case.tables["lead_lags"],
                 pictures=case.pictures,
             ),
-            "rules/prometheus-rules.yml": render_prometheus_rules(case.rules),
-            "rules/prometheus-rules.test.yml": render_prometheus_tests(
-                case.rules, case.tables["red"]
-            ),
-            "rules/grafana-dashboard.json": json.dumps(
-                render_grafana_dashboard(case.rules), indent=1, sort_keys=True
-            )
-            + "\n",
         }
         for name, text in texts.items():
             _replace(out / name, lambda path, t=text: path.write_text(t, encoding="utf-8"))
+        write_rules(case.rules, case.tables["red"], out / "rules")
     except OSError as error:
         raise SourceError(
             f"cannot write findings to {out}: {error.strerror or error}; "
             "choose another folder with -o"
         ) from error
+    return out
+
+
+def write_rules(rules: Sequence[WarningRule], red: pl.DataFrame, out: Path) -> Path:
+    """Write rules, their promtool tests and a dashboard.
+
+    Parameters
+    ----------
+    rules : sequence of WarningRule
+        From `derive_rules`.
+    red : pl.DataFrame
+        Schema RED, from which the tests take their series.
+    out : Path
+        Folder; made if it is not there.
+
+    Returns
+    -------
+    Path
+        The folder.
+
+    Raises
+    ------
+    OSError
+        If the folder cannot be written.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    texts = {
+        "prometheus-rules.yml": render_prometheus_rules(rules),
+        "prometheus-rules.test.yml": render_prometheus_tests(rules, red),
+        "grafana-dashboard.json": json.dumps(
+            render_grafana_dashboard(rules), indent=1, sort_keys=True
+        )
+        + "\n",
+    }
+    for name, text in texts.items():
+        _replace(out / name, lambda path, t=text: path.write_text(t, encoding="utf-8"))
     return out
 
 

@@ -2,13 +2,14 @@
 
 import hashlib
 from dataclasses import dataclass
-from math import sqrt
 from typing import Any, Final
 
+import numpy as np
 import polars as pl
 
 from tracelab import html, schema
 from tracelab.export import wording
+from tracelab.structure.rates import wilson_interval
 
 MAX_EXEMPLARS: Final = 10
 MAX_FINDINGS: Final = 400
@@ -115,33 +116,6 @@ class Finding:
         )
 
 
-def wilson_interval(count: int, total: int, *, z: float = 1.959964) -> tuple[float, float]:
-    """Return the Wilson score interval of a share [1]_.
-
-    Parameters
-    ----------
-    count, total : int
-        Cases and trials; `total` must be positive.
-    z : float
-        Normal quantile; the default gives 95 %.
-
-    Returns
-    -------
-    tuple of float
-        Lower and upper bound, within 0 and 1.
-
-    References
-    ----------
-    .. [1] E. B. Wilson, "Probable inference, the law of succession, and statistical
-       inference", JASA 22 (1927).
-    """
-    share = count / total
-    centre = share + z * z / (2 * total)
-    spread = z * sqrt(share * (1 - share) / total + z * z / (4 * total * total))
-    scale = 1 + z * z / total
-    return max(0.0, (centre - spread) / scale), min(1.0, (centre + spread) / scale)
-
-
 def group_breaks(breaks: pl.DataFrame, operations: pl.DataFrame) -> list[Finding]:
     """Group breaks by kind, cause, boundary, hop and operation.
 
@@ -196,7 +170,7 @@ def group_breaks(breaks: pl.DataFrame, operations: pl.DataFrame) -> list[Finding
             row,
             denominator=row["spans"] or 0,
             operation=row["span_name"],
-            advice=wording.CAUSE_ADVICE.get(row["cause"], ""),
+            advice=wording.break_advice(row["cause"], row["boundary"]),
             title=_break_title(row),
         )
         for row in _top(groups).iter_rows(named=True)
@@ -368,7 +342,7 @@ def _finding(
         operation,
     )
     total = max(denominator, row["count"])
-    low, high = wilson_interval(row["count"], total)
+    low, high = wilson_interval(np.array([row["count"]]), np.array([total]))
     exemplars = tuple(
         {
             key: list(value)[:_MAX_EVIDENCE] if isinstance(value, list) else value
@@ -390,8 +364,8 @@ def _finding(
         count=row["count"],
         denominator=total,
         rate=row["count"] / total,
-        rate_low=low,
-        rate_high=high,
+        rate_low=float(low[0]),
+        rate_high=float(high[0]),
         confidence=round(row["confidence"] or 0.0, 4),
         n_at_capture_edge=int(row["n_at_capture_edge"] or 0),
         first_time=_text_time(row["first_time"]),

@@ -80,3 +80,23 @@ VERDICT_ADVICE: Final[dict[str, str]] = {
     "swallowed": "Decide whether the failure is harmless; if not, propagate it or record it.",
     "status_lost": "Set the span status to ERROR where the error is recorded.",
 }
+
+_CONTEXT_ADVICE: Final[dict[str, str]] = {
+    "task": "Pass the caller's context to the goroutine, coroutine or task (Go: the ctx argument; "
+    "Python: create_task, not a loop callback; Node: AsyncResource).",
+    "thread": "Carry the context into the other thread: wrap the executor, or attach the captured "
+    "context at the start of the work (Python: contextvars.copy_context().run).",
+    "process": "Inject the context into what starts the process (environment, arguments, message) "
+    "and extract it there.",
+    "network": "Inject traceparent into the outgoing request, and check proxies and gateways in "
+    "between: one of them may strip it.",
+    "queue": "Inject the context into the message headers when publishing, and extract it (as "
+    "parent or as link) when consuming.",
+}
+
+
+def break_advice(cause: str, boundary: str) -> str:
+    """Say what to do about a break, as concretely as its boundary allows."""
+    if cause == "context_not_propagated" and boundary in _CONTEXT_ADVICE:
+        return _CONTEXT_ADVICE[boundary]
+    return CAUSE_ADVICE.get(cause, "")

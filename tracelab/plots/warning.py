@@ -185,7 +185,7 @@ def lag_matrix(lead_lags: pl.DataFrame, *, max_services: int = 40) -> go.Figure:
     chart = figure(title=title, height=220 + 24 * len(rows), margin_l=160)
     chart.add_heatmap(
         z=[
-            [_VERDICT_VALUE.get(cells.get((a, b), {}).get("verdict")) for b in columns]
+            [_VERDICT_VALUE.get(cells.get((a, b), {}).get("verdict", "")) for b in columns]
             for a in rows
         ],
         x=[label(name or "?", limit=30) for name in columns],

@@ -117,7 +117,7 @@ def _of_trace(breaks: pl.DataFrame, trace_id: str) -> list[dict[str, Any]]:
 
 
 def _tick(row: dict[str, Any]) -> str:
-    indent = "\u00a0" * min(row["depth"], 12)
+    indent: str = "\u00a0" * min(row["depth"], 12)
     return indent + label(f"{row['service_name'] or '?'} · {row['name']}", limit=36)
 
 

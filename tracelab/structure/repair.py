@@ -69,7 +69,7 @@ def propose_links(
         pl.when(known == "{}")
         .then(pl.col("_note"))
         .otherwise(
-            known.str.strip_suffix("}") + pl.lit(", ") + pl.col("_note").str.strip_prefix("{")
+            known.str.strip_suffix("}") + pl.lit(",") + pl.col("_note").str.strip_prefix("{")
         )
     )
     spans = traces.spans.join(
@@ -84,13 +84,9 @@ def propose_links(
 
 
 def _note() -> pl.Expr:
-    return pl.format(
-        f'{{"{PREFIX}.trace_id": "{{}}", "{PREFIX}.span_id": "{{}}", '
-        f'"{PREFIX}.confidence": {{}}, "{PREFIX}.break_id": "{{}}"}}'.replace("{}", "\x00").replace(
-            "\x00", "{}"
-        ),
-        "proposed_trace_id",
-        "proposed_span_id",
-        pl.col("proposed_confidence").cast(pl.Float64).round(4),
-        "break_id",
-    )
+    return pl.struct(
+        pl.col("proposed_trace_id").alias(f"{PREFIX}.trace_id"),
+        pl.col("proposed_span_id").alias(f"{PREFIX}.span_id"),
+        pl.col("proposed_confidence").round(4).alias(f"{PREFIX}.confidence"),
+        pl.col("break_id").alias(f"{PREFIX}.break_id"),
+    ).struct.json_encode()
