@@ -7,7 +7,7 @@ import pytest
 from tracelab import schema
 from tracelab.exceptions import ParameterError
 from tracelab.signals import find_lead_lags, neighbour_pairs
-from tracelab.signals.coincidence import LagRange, scan_pair
+from tracelab.signals.coincidence import LagRange, _orders, scan_pair
 from tracelab.signals.lag import estimate_lag
 from tracelab.synth.incident import synthesize_incident
 
@@ -81,6 +81,18 @@ def test_the_day_orders_equal_a_plain_enumeration():
     )
     assert found.p_day == pytest.approx((excess >= excess[0] - 1e-9).mean())
     assert found.p_floor == pytest.approx(1 / 120)
+
+
+def test_from_four_weeks_on_days_stay_within_their_kind_of_day():
+    weekend = tuple((3 + day) % 7 >= 5 for day in range(28))
+    orders, exact = _orders(weekend, 200, 0)
+    assert not exact
+    moved = np.asarray(weekend)[orders]
+    assert (moved == np.asarray(weekend)).all()
+    assert (np.sort(orders, axis=1) == np.arange(28)).all()
+    short, exact = _orders(weekend[:7], 200, 0)
+    assert exact
+    assert len(short) == 5040
 
 
 @pytest.mark.parametrize("lag", [10.0, 17.0, 30.0, 40.0])

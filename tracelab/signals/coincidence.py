@@ -81,6 +81,7 @@ def scan_pair(
     *,
     shuffles: int,
     seed: int,
+    first_weekday: int = 0,
 ) -> Scan:
     """Count coincidences at every lag and compare with two nulls.
 
@@ -96,6 +97,9 @@ def scan_pair(
         Day orders drawn where there are too many to enumerate.
     seed : int
         Of these draws.
+    first_weekday : int
+        Weekday on which the grid begins, Monday 0; from 28 days on, days are exchanged within
+        working days and within weekends only.
 
     Returns
     -------
@@ -145,6 +149,7 @@ def scan_pair(
             lags.lags,
             shuffles=shuffles,
             seed=seed,
+            first_weekday=first_weekday,
         )
     else:
         hours = np.arange(int(3600 / STEP_S), length - int(3600 / STEP_S) + 1, int(3600 / STEP_S))
@@ -186,6 +191,7 @@ def _day_orders(
     *,
     shuffles: int,
     seed: int,
+    first_weekday: int,
 ) -> tuple[float, float]:
     """Return the p-value and its floor under other orders of the days.
 
@@ -202,7 +208,8 @@ def _day_orders(
             continue
         look = (days[:, None] * per_day + within + lags[None, :]) % n
         table[row] += near[look]
-    orders, exact = _orders(n_days, shuffles, seed)
+    weekend = tuple(bool((first_weekday + day) % 7 >= 5) for day in days.tolist())
+    orders, exact = _orders(weekend, shuffles, seed)
     counts = np.zeros((len(orders), len(lags)), np.int16)
     for row in range(n_days):
         counts += table[row, orders[:, row]]
@@ -217,20 +224,16 @@ def _day_orders(
 
 
 @lru_cache(maxsize=16)
-def _orders(n_days: int, shuffles: int, seed: int) -> tuple[Ints, bool]:
-    if n_days < 13 and factorial(n_days) < _ENUMERATE_BELOW:
+def _orders(weekend: tuple[bool, ...], shuffles: int, seed: int) -> tuple[Ints, bool]:
+    """Return orders of the days, and whether they are all there are."""
+    n_days = len(weekend)
+    if factorial(n_days) < _ENUMERATE_BELOW:
         return np.array(list(permutations(range(n_days)))), True
     rng = np.random.default_rng(seed)
-    if n_days < _WEEKDAY_CLASSES_FROM:
-        return rng.permuted(np.tile(np.arange(n_days), (shuffles, 1)), axis=1), False
-    # Every seventh day forms a class only where there are enough of each.
+    everyday, off = np.arange(n_days), np.asarray(weekend)
+    # Fewer days leave too few orders of a weekend's two or four days.
+    classes = [everyday] if n_days < _WEEKDAY_CLASSES_FROM else [everyday[~off], everyday[off]]
     orders = np.empty((shuffles, n_days), np.int64)
-    for members in _weekday_classes(n_days):
+    for members in classes:
         orders[:, members] = rng.permuted(np.tile(members, (shuffles, 1)), axis=1)
     return orders, False
-
-
-def _weekday_classes(n_days: int) -> list[Ints]:
-    everyday = np.arange(n_days)
-    weekend = everyday % 7 >= 5
-    return [everyday[~weekend], everyday[weekend]]

@@ -246,7 +246,17 @@ def _scan(
     observed = silent[a] & silent[b]
     if observed.sum() < 3 * lags.high:
         return None
-    return scan_pair(triggers.of(a), targets.of(b), observed, lags, shuffles=shuffles, seed=seed)
+    # 1970-01-01 was a Thursday.
+    weekday = (triggers.start_ns // 86_400_000_000_000 + 3) % 7
+    return scan_pair(
+        triggers.of(a),
+        targets.of(b),
+        observed,
+        lags,
+        shuffles=shuffles,
+        seed=seed,
+        first_weekday=weekday,
+    )
 
 
 def _row(
