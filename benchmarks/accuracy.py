@@ -253,7 +253,7 @@ def lab_runs(which: str) -> Iterator[tuple[str, TraceSet, pl.DataFrame]]:
                 for name, dtype in schema.TRUTH.items()
             }
             exports = [
-                file for file in folder.iterdir() if not file.name.startswith(("truth", "README"))
+                file for file in folder.iterdir() if file.name.startswith(("traces", "metrics"))
             ]
             yield folder.name, tl.read_traces(*map(str, exports)), pl.DataFrame(columns)
 
