@@ -9,6 +9,7 @@ import numpy as np
 import polars as pl
 import pytest
 
+from tracelab import schema
 from tracelab.rules import derive_rules, render_prometheus_rules, render_prometheus_tests
 from tracelab.rules.learning import pair_history
 from tracelab.rules.promql import alert_name
@@ -66,7 +67,7 @@ def test_a_wrong_expectation_fails_in_promtool(tmp_path):
     assert promtool("test", "rules", broken).returncode != 0
 
 
-def replay(tmp_path, rules, series, n_steps, first=1):
+def replay(tmp_path, rules, series, n_steps, first=1, name=alert_name):
     file = tmp_path / "rules.yml"
     file.write_text(render_prometheus_rules(rules, metrics="istio"), encoding="utf-8")
     samples = tmp_path / "series.jsonl"
@@ -83,8 +84,8 @@ def replay(tmp_path, rules, series, n_steps, first=1):
     )
     assert result.returncode == 0, result.stderr
     events = [json.loads(line) for line in result.stdout.splitlines()]
-    name = alert_name(rules[0])
-    return [e["at"] / 1e3 - START_MS / 1e3 for e in events if e["alert"] == name and e["firing"]]
+    wanted = name(rules[0])
+    return [e["at"] / 1e3 - START_MS / 1e3 for e in events if e["alert"] == wanted and e["firing"]]
 
 
 def exposed(incident, *, pods=1, restart_every=None, phase_ms=0):
@@ -143,6 +144,52 @@ def test_prometheus_fires_when_the_emulated_alert_does(tmp_path):
     assert len(ours) >= 5
     share, _ = share_within(ours, theirs, 0.0)
     assert share >= 0.95, (ours, theirs)
+
+
+def exposed_target(incident, edge_ns, le):
+    red = incident.red.filter(service_name=incident.target)
+    counts = np.vstack(red["duration_counts"].fill_null([0.0] * 24).to_list())
+    below = schema.DURATION_EDGES_NS.index(edge_ns) + 1
+    spoke = red["requests"].is_not_null().to_numpy()
+    times = (START_MS + (np.flatnonzero(spoke) + 1) * STEP_MS).tolist()
+    stem = "istio_request_duration_milliseconds"
+    labels = {"reporter": "destination", "destination_service_name": incident.target}
+    return [
+        {
+            "labels": {"__name__": f"{stem}_{part}", **labels, **more},
+            "t": times,
+            "v": np.cumsum(values)[spoke].tolist(),
+        }
+        for part, more, values in (
+            ("bucket", {"le": le}, counts[:, :below].sum(axis=1)),
+            ("count", {}, counts.sum(axis=1)),
+        )
+    ]
+
+
+@pytest.mark.slow
+def test_the_confirming_alert_fires_only_after_the_early_one_and_only_while_the_target_is_slow(
+    tmp_path,
+):
+    incident, rules = learnt(7)
+    ours, n = emulated(incident, rules[0])
+    le = f"{rules[0].slow_edge_ns / 1e6:.10g}"
+    series = exposed(incident) + exposed_target(incident, rules[0].slow_edge_ns, le)
+    confirmed = replay(
+        tmp_path,
+        rules,
+        series,
+        n,
+        n // 2,
+        lambda rule: alert_name(rule).replace("EarlyWarning_", "EarlyWarningConfirmed_"),
+    )
+    assert len(confirmed) >= 3
+    open_s = rules[0].horizon_s + rules[0].keep_firing_s + 900.0
+    after = [min((t - fire for fire in ours if fire <= t), default=1e9) for t in confirmed]
+    assert max(after) <= open_s
+    rises = incident.truth.filter(kind="rise")["time"].dt.epoch("s").to_numpy() - START_MS / 1e3
+    near = [np.abs(rises - t).min() <= 1500.0 for t in confirmed]
+    assert np.mean(near) >= 0.7
 
 
 @pytest.mark.slow
