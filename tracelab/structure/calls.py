@@ -393,7 +393,7 @@ def _summary(n: int, pairs: Pairs, marginal: Floats) -> Answer:
     return Answer(called, best, probability, np.maximum(rivals, 0), pairs, marginal)
 
 
-def known_calls(skeleton: Skeleton, rows: Ints) -> dict[int, Intact]:
+def known_calls(skeleton: Skeleton, rows: Ints, *, least: int = 2) -> dict[int, Intact]:
     """Learn from the intact calls to an operation, per caller class.
 
     Parameters
@@ -402,11 +402,13 @@ def known_calls(skeleton: Skeleton, rows: Ints) -> dict[int, Intact]:
         The capture.
     rows : ndarray of int64
         Intact rows of the operation.
+    least : int
+        Caller classes with fewer calls are left out: an odd link or two is no rule.
 
     Returns
     -------
     dict of int to Intact
-        By caller class; classes with fewer than two calls are left out.
+        By caller class. Links to a parent that began after its child do not count.
 
     Raises
     ------
@@ -414,11 +416,13 @@ def known_calls(skeleton: Skeleton, rows: Ints) -> dict[int, Intact]:
         If a row has no parent.
     """
     parent = skeleton.parent[rows]
+    causal = skeleton.start[parent] <= skeleton.start[rows] + 5_000_000
+    rows, parent = rows[causal], parent[causal]
     classes = skeleton.caller_class[parent]
     known = {}
     for code in np.unique(classes):
         mine = classes == code
-        if mine.sum() < 2:
+        if mine.sum() < least:
             continue
         callers = np.unique(parent[mine]).size
         known[int(code)] = Intact(

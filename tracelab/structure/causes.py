@@ -36,6 +36,9 @@ CAUSES: Final = (
     "uninstrumented_hop",
 )
 
+_ENOUGH: Final = 50
+"""Least hops from which a usual rate of loss is taken."""
+
 _ALWAYS_POSSIBLE: Final = {
     "queue_overflow": 0.15,
     "export_failure": 0.15,
@@ -140,6 +143,7 @@ def judge_causes(
     _operations(skeleton, missing, case)
     _exports(skeleton, missing, lifetimes, case)
     _counters(skeleton, missing, hints, case)
+    _same_span(skeleton, missing, case)
     return _weigh(case, n, min_confidence)
 
 
@@ -201,7 +205,9 @@ def _hops(skeleton: Skeleton, missing: Missing, case: Case) -> None:
     case.put(
         "uninstrumented_hop",
         remote & (held_service[service] == 0) & (lost_service[service] >= 2),
-        25.0,
+        np.where(lost_service[service] >= 5, 80.0, 25.0)[
+            remote & (held_service[service] == 0) & (lost_service[service] >= 2)
+        ],
         "no caller of this service stands in the capture",
     )
     case.put(
@@ -217,19 +223,30 @@ def _hops(skeleton: Skeleton, missing: Missing, case: Case) -> None:
         "its only caller does not stand in the capture",
     )
     rate = lost_op / np.maximum(lost_op + held_op, 1)
-    usual = _service_loss(skeleton, missing)
+    usual = _usual_loss(skeleton, missing, lost_op, held_op)
     case.put(
         "uninstrumented_hop",
-        remote & (lost_op[op] >= 8) & (rate[op] > 4 * usual + 0.1),
+        remote & (lost_op[op] >= 8) & (rate[op] > 4 * usual[op] + 0.1),
         3.0,
         "callers of this operation are missing far oftener than other spans",
     )
 
 
-def _service_loss(skeleton: Skeleton, missing: Missing) -> float:
-    """Share of local parents that are missing, over the capture."""
-    lost = int((missing.local & ~missing.call).sum())
-    return lost / max(lost + int((~FAR[skeleton.crossing[skeleton.intact]]).sum()), 1)
+def _usual_loss(skeleton: Skeleton, missing: Missing, lost: Ints, held: Ints) -> Floats:
+    """Share of parents that are missing elsewhere in the capture, per operation.
+
+    The larger of the share of local parents, and of remote parents of other operations; 1 where
+    neither is known, so that nothing stands out.
+    """
+    near_lost = int((missing.local & ~missing.call).sum())
+    near = near_lost + int((~FAR[skeleton.crossing[skeleton.intact]]).sum())
+    local = near_lost / near if near >= _ENOUGH else 0.0
+    seen = lost + held
+    others = seen.sum() - seen
+    remote = np.where(others >= _ENOUGH, (lost.sum() - lost) / np.maximum(others, 1), 0.0)
+    known = (near >= _ENOUGH) | (others >= _ENOUGH)
+    usual: Floats = np.where(known, np.maximum(local, remote), 1.0)
+    return usual
 
 
 def _operations(skeleton: Skeleton, missing: Missing, case: Case) -> None:
@@ -312,7 +329,7 @@ def _exports(skeleton: Skeleton, missing: Missing, lifetimes: Lifetimes, case: C
     case.put(
         "export_failure",
         hole & inside & (many < 3),
-        2.5,
+        1.2,
         "its process exported nothing around the time when it ended",
     )
     case.put(
@@ -334,6 +351,42 @@ def _exports(skeleton: Skeleton, missing: Missing, lifetimes: Lifetimes, case: C
         5.0,
         "its process lost spans of several operations in a short time, and exported others",
     )
+
+
+def _same_span(skeleton: Skeleton, missing: Missing, case: Case) -> None:
+    """Give an unanswered call the cause of the orphans within it: they miss one span."""
+    calls = np.flatnonzero(missing.call)
+    below = np.flatnonzero(~missing.call & missing.local)
+    if not calls.size or not below.size:
+        return
+    asked = pl.DataFrame(
+        {
+            "call": calls,
+            "trace": skeleton.trace[missing.row[calls]],
+            "service": missing.service[calls],
+        }
+    )
+    told = pl.DataFrame(
+        {
+            "orphan": below,
+            "trace": skeleton.trace[missing.row[below]],
+            "service": missing.service[below],
+        }
+    )
+    met = asked.join(told, on=["trace", "service"], how="inner").sort("call", "orphan")
+    call, orphan = met["call"].to_numpy(), met["orphan"].to_numpy()
+    start = skeleton.start[missing.row[orphan]]
+    inside = (start >= skeleton.start[missing.row[call]] - 1_000_000) & (
+        start <= skeleton.end[missing.row[call]]
+    )
+    call, first = np.unique(call[inside], return_index=True)
+    orphan = orphan[inside][first]
+    for cause in CAUSES:
+        case.weights[cause][call] = case.weights[cause][orphan]
+        words = case.words.get(cause)
+        if words:
+            for one, other in zip(call, orphan, strict=True):
+                words[one] = words[other]
 
 
 def _counters(skeleton: Skeleton, missing: Missing, hints: Hints, case: Case) -> None:

@@ -41,6 +41,9 @@ MIN_CALLS: Final = 6
 MIN_RULE: Final = 0.5
 """Least share of roots called, or of callers that call, for a relation never seen intact."""
 
+RARE_CALLER: Final = 0.02
+"""Least share of an operation's spans that a caller class must have called to be its caller."""
+
 MAX_CLASSES: Final = 6
 MAX_TRIED: Final = 24
 
@@ -130,7 +133,9 @@ def _ask(skeleton: Skeleton, op: int, callees: Ints, *, same_trace: bool) -> Ans
     kind = int(skeleton.op_kind[op])
     rows = skeleton.by_op.rows(op)
     intact = rows[(skeleton.state[rows] == INTACT) & skeleton.timed[rows]]
-    known = known_calls(skeleton, intact)
+    # Among hundreds of roots a few intact calls are no rule, and may be wrong themselves.
+    least = max(2, int(RARE_CALLER * (callees.size + intact.size)))
+    known = known_calls(skeleton, intact, least=least)
     crosses = kind in (SERVER, CONSUMER)
     if same_trace:
         return _ask_within(skeleton, callees, known) if known else None

@@ -83,10 +83,15 @@ def _doubts(skeleton: Skeleton) -> pl.DataFrame:
     tenant = _conflict(skeleton, "tenant", rows)
     table = pl.DataFrame(
         {"row": rows, "op": op, "parent_op": parent_op, "late": late, "late_ms": late_ns / 1e6}
-    ).with_columns(request=pl.Series(request), tenant=pl.Series(tenant))
+    ).with_columns(
+        request=pl.Series(request),
+        tenant=pl.Series(tenant),
+        inside=pl.Series(skeleton.end[rows] <= skeleton.end[parent]),
+    )
     table = table.with_columns(
         n_op=pl.len().over("op"),
         n_pair=pl.len().over("op", "parent_op"),
+        inside_pair=pl.col("inside").sum().over("op", "parent_op"),
         late_pair=pl.col("late").sum().over("op", "parent_op"),
         late_op=pl.col("late").sum().over("op"),
         request_op=pl.col("request").mean().over("op"),
@@ -94,10 +99,12 @@ def _doubts(skeleton: Skeleton) -> pl.DataFrame:
     )
     common = pl.col("n_op") >= MIN_USUAL
     strange = common & (pl.col("n_pair") <= RARE * pl.col("n_op"))
+    # A rare call that comes again and always fits into its caller is a code path.
+    strange &= (pl.col("n_pair") < 5) | (pl.col("inside_pair") < pl.col("n_pair"))
     rare_late = common & pl.col("late") & (pl.col("late_op") <= RARE * pl.col("n_op"))
     # A pair that is always late is a pattern of its own, however rare its operation makes it.
     rare_late &= (pl.col("late_pair") <= 0.2 * pl.col("n_pair")) | strange
-    return (
+    doubts = (
         table.with_columns(
             request=pl.col("request") & (pl.col("request_op") < 0.5),
             tenant=pl.col("tenant") & (pl.col("tenant_op") < 0.5),
@@ -108,6 +115,11 @@ def _doubts(skeleton: Skeleton) -> pl.DataFrame:
         .select(_DOUBTS.names())
         .sort("op", "row")
     )
+    # Below a doubtful span ids differ from those further up through no fault of their own.
+    under = np.zeros(skeleton.n, bool)
+    under[doubts["row"].to_numpy()] = True
+    above = pl.Series(under[skeleton.parent[doubts["row"].to_numpy()]])
+    return doubts.filter(~above | pl.col("strange") | pl.col("late"))
 
 
 def _conflict(skeleton: Skeleton, name: str, rows: Ints) -> Bools:

@@ -276,7 +276,9 @@ def _holes(ends: Ints) -> tuple[Ints, Ints]:
     low = np.maximum(np.arange(gaps.size) - reach, 0)
     high = np.minimum(np.arange(gaps.size) + reach + 1, gaps.size)
     pace = (total[high] - total[low] - gaps) / np.maximum(high - low - 1, 1)
-    wide = gaps > HOLE * np.maximum(pace, 1.0)
+    # Where work comes in bursts, long gaps are usual; a hole is twice the longest usual one.
+    usual = np.quantile(gaps, 0.985)
+    wide = (gaps > HOLE * np.maximum(pace, 1.0)) & (gaps > 2 * usual)
     return ends[:-1][wide], ends[1:][wide]
 
 

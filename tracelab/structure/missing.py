@@ -348,8 +348,10 @@ def _loss_rates(skeleton: Skeleton) -> Floats:
     )
     near = skeleton.intact[~FAR[skeleton.crossing[skeleton.intact]]]
     there = np.bincount(skeleton.service[near], minlength=size)
-    # A rate from a handful of edges is no rate.
-    rates = np.where(lost >= 3, lost / np.maximum(lost + there, 1), 0.0)
+    # A rate from a handful of edges is no rate; leaf services lose as the others do.
+    seen = lost + there
+    overall = lost.sum() / max(int(seen.sum()), 1)
+    rates = np.where(seen >= 20, lost / np.maximum(seen, 1), overall)
     return np.append(rates, 0.0)
 
 

@@ -215,7 +215,7 @@ def _limits(lengths: pl.DataFrame) -> pl.DataFrame:
             .then(0.98)
             .when(several)
             .then(0.95)
-            .when(pile)
+            .when(pile & (shared >= 2))
             .then(0.9)
             .when(plain)
             .then(0.85)

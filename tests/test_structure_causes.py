@@ -1,0 +1,313 @@
+import json
+
+import numpy as np
+import pytest
+
+from tests.building import Capture, span_id
+from tracelab import schema
+from tracelab.structure import find_breaks
+from tracelab.structure.detached import find_detached_roots
+from tracelab.structure.laws import Law, association_marginals
+from tracelab.structure.sampling import READINGS, separation
+from tracelab.structure.skeleton import Skeleton
+from tracelab.structure.spine import build_spine
+
+LOCAL = {"parent_is_remote": False}
+REMOTE = {"parent_is_remote": True}
+
+
+def calls(n: int, *, gap: float = 100.0, lost=(), detached=(), seed: int = 0) -> Capture:
+    """Requests of service a that call b; some lose b's span, some its context."""
+    rng = np.random.default_rng(seed)
+    capture = Capture()
+    for number in range(1, n + 1):
+        at = number * gap + rng.uniform(0, gap / 4)
+        capture.span(number, 1, start=at, duration=20, kind="SERVER", name="GET /", service="a")
+        capture.span(
+            number, 2, 1, start=at + 2, duration=12, kind="CLIENT", name="GET", service="a", **LOCAL
+        )
+        if number in lost:
+            continue
+        away = number in detached
+        capture.span(
+            number + 10_000 if away else number,
+            number + 100 if away else 3,
+            None if away else 2,
+            start=at + 2 + rng.uniform(0.2, 0.6),
+            duration=10 + rng.uniform(0, 1),
+            kind="SERVER",
+            name="GET /b",
+            service="b",
+            parent_is_remote=None if away else True,
+        )
+    return capture
+
+
+def loud(capture: Capture):
+    found = find_breaks(capture.traces())
+    return found.filter(found["severity"] != "info")
+
+
+def test_calls_that_are_all_answered_are_no_break():
+    assert loud(calls(60)).height == 0
+
+
+def test_a_call_without_its_usual_server_span_is_reported_at_the_client():
+    found = loud(calls(60, lost={30}))
+    assert found.select("kind", "span_id", "from_service", "to_service").rows() == [
+        ("missing_server", span_id(2), "a", "b")
+    ]
+
+
+def test_a_call_that_failed_without_response_needs_no_server_span():
+    capture = calls(60, lost={30})
+    for row in capture.spans:
+        if row["trace_id"].endswith("1e") and row["kind"] == "CLIENT":
+            row["status_code"] = "ERROR"
+    assert loud(capture).height == 0
+
+
+def test_a_root_that_a_waiting_client_called_is_detached_and_joined_to_it():
+    found = loud(calls(60, detached={30}))
+    row = found.row(0, named=True)
+    assert found.height == 1
+    assert (row["kind"], row["cause"]) == ("detached_root", "context_not_propagated")
+    assert row["proposed_trace_id"].endswith("1e")
+    assert row["proposed_span_id"] == span_id(2)
+    assert row["proposed_confidence"] > 0.8
+
+
+def test_calls_that_always_lose_their_context_are_found_by_their_delays():
+    found = loud(calls(80, detached=set(range(1, 81))))
+    detached = found.filter(found["kind"] == "detached_root")
+    assert detached.height >= 76
+    right = detached.filter(detached["proposed_span_id"] == span_id(2)).height
+    assert right >= 0.95 * detached.height
+
+
+def test_roots_that_fit_no_caller_are_natural():
+    capture = calls(60)
+    rng = np.random.default_rng(1)
+    for number in range(40):
+        at = rng.uniform(100, 6000)
+        capture.span(5_000 + number, 1, start=at, duration=5, name="cron", service="a")
+    assert loud(capture).height == 0
+
+
+def test_a_root_with_a_link_is_legal():
+    capture = calls(60, detached={30})
+    capture.link(10_030, 130, 30, 2)
+    kinds = loud(capture)["kind"].to_list()
+    assert "detached_root" not in kinds
+
+
+def test_two_callers_at_one_moment_leave_the_parent_open():
+    capture = Capture()
+    for number in range(1, 61):
+        at = (number // 2) * 100.0
+        capture.span(number, 1, start=at, duration=12, kind="CLIENT", name="GET", service="a")
+        away = number in (30, 31)
+        capture.span(
+            number + 10_000 if away else number,
+            number + 100 if away else 3,
+            None if away else 1,
+            start=at + 0.5 + 0.01 * (number % 7),
+            duration=10,
+            kind="SERVER",
+            name="GET /b",
+            service="b",
+        )
+    found = loud(capture)
+    detached = found.filter(found["kind"] == "detached_root")
+    assert detached.height == 2
+    assert (detached["proposed_confidence"].fill_null(0) < 0.8).all()
+
+
+def test_a_parent_that_is_never_there_for_one_operation_was_never_ended():
+    capture = Capture()
+    for number in range(1, 41):
+        at = number * 100.0
+        capture.span(number, 1, start=at, duration=20, kind="SERVER", name="GET /")
+        capture.span(number, 2, 1, start=at + 1, duration=3, name="check", **LOCAL)
+        capture.span(number, 4, 3, start=at + 5, duration=4, name="query", **LOCAL)
+    found = loud(capture)
+    assert set(found.select("kind", "cause").rows()) == {("orphan_span", "span_never_ended")}
+    assert found.height == 40
+
+
+def test_a_caller_that_is_nowhere_in_the_capture_is_not_instrumented():
+    capture = Capture()
+    for number in range(1, 21):
+        capture.span(number, 2, 900 + number, start=number * 50, kind="SERVER", **REMOTE)
+    found = find_breaks(capture.traces())
+    assert set(found["cause"]) == {"uninstrumented_hop"}
+    assert set(found["severity"]) == {"info"}
+
+
+def test_losses_without_a_pattern_stay_unknown():
+    capture = Capture()
+    rng = np.random.default_rng(3)
+    for number in range(1, 401):
+        at = number * 25.0 + rng.uniform(0, 5)
+        for step, name in enumerate(("GET /", "check", "query", "render"), start=1):
+            if step > 1 and rng.random() < 0.04:
+                continue
+            parent = None if step == 1 else step - 1
+            capture.span(
+                number,
+                step,
+                parent,
+                start=at + step,
+                duration=12 - 2 * step,
+                name=name,
+                kind="SERVER" if step == 1 else "INTERNAL",
+                **({} if step == 1 else LOCAL),
+            )
+    found = loud(capture)
+    assert found.height > 10
+    assert (found["cause"] == "unknown").mean() > 0.9
+    assert all(found["alternatives"].list.len() > 0)
+
+
+def test_a_service_that_drops_high_trace_ids_was_sampled_out():
+    capture = Capture()
+    rng = np.random.default_rng(4)
+    for number in range(1, 61):
+        low = int(rng.integers(2**63))
+        trace = f"{rng.integers(1, 2**63):016x}{low:016x}"
+        at = number * 100.0
+        capture.span(trace, 1, start=at, duration=30, kind="CLIENT", name="GET", service="a")
+        if low < 2**62:
+            capture.span(trace, 2, 1, start=at + 1, duration=20, kind="SERVER", service="b")
+            capture.span(trace, 3, 2, start=at + 2, duration=9, kind="CLIENT", service="b", **LOCAL)
+        capture.span(
+            trace, 4, 3, start=at + 3, duration=7, kind="SERVER", name="c", service="c", **REMOTE
+        )
+    found = loud(capture)
+    orphans = found.filter(found["service_name"] == "c")
+    assert set(orphans.select("kind", "cause").rows()) == {("sampling_gap", "sampled_out")}
+
+
+def test_a_child_with_another_requests_id_has_a_wrong_parent():
+    capture = Capture()
+    for number in range(1, 41):
+        at = number * 100.0
+        leaked = number == 20
+        home = number - 1 if leaked else number
+        capture.span(number, 1, start=at, kind="SERVER", name="GET /", request_id=f"r{number}")
+        capture.span(
+            home,
+            5 if leaked else 2,
+            1,
+            start=at + 1,
+            duration=4,
+            name="work",
+            request_id=f"r{number}",
+            **LOCAL,
+        )
+    row = loud(capture).row(0, named=True)
+    assert (row["kind"], row["cause"], row["span_id"]) == (
+        "wrong_parent",
+        "context_leak",
+        span_id(5),
+    )
+    assert row["proposed_trace_id"].endswith("14")
+
+
+def test_the_clocks_of_two_hosts_are_compared_by_their_calls():
+    capture = Capture()
+    for number in range(1, 11):
+        at = number * 100.0
+        capture.span(number, 1, start=at, kind="CLIENT", service="a", host_name="x")
+        capture.span(
+            number, 2, 1, start=at - 40, duration=8, kind="SERVER", service="b", host_name="y"
+        )
+    found = find_breaks(capture.traces())
+    assert found.filter(found["kind"] == "clock_skew").height == 10
+    assert "ms ahead" in found["evidence"][0][0]
+
+
+def test_values_that_end_at_one_length_are_cut():
+    capture = Capture()
+    rng = np.random.default_rng(5)
+    for number in range(1, 31):
+        text = f"select {number} from c " + "where a = b " * int(rng.integers(3, 20))
+        capture.span(
+            number,
+            1,
+            start=number,
+            attributes=json.dumps({"db.statement": text[:128]}, separators=(",", ":")),
+        )
+    found = loud(capture)
+    assert set(found["kind"]) == {"truncated_value"}
+    assert "128 characters" in found["evidence"][0][0]
+
+
+def test_long_values_of_many_lengths_are_whole():
+    capture = Capture()
+    for number in range(1, 31):
+        capture.span(
+            number,
+            1,
+            attributes=json.dumps({"db.statement": "a b " * (15 + number)}, separators=(",", ":")),
+        )
+    assert loud(capture).height == 0
+
+
+def test_marginals_agree_with_enumeration():
+    rng = np.random.default_rng(0)
+    weight = np.exp(rng.normal(0, 1.5, (3, 3)))
+    total, exact = 0.0, np.zeros((3, 3))
+    for first in range(-1, 3):
+        for second in range(-1, 3):
+            for third in range(-1, 3):
+                used = [caller for caller in (first, second, third) if caller >= 0]
+                if len(set(used)) < len(used):
+                    continue
+                pairs = [(i, j) for i, j in enumerate((first, second, third)) if j >= 0]
+                mass = float(np.prod([weight[pair] for pair in pairs])) if pairs else 1.0
+                total += mass
+                for pair in pairs:
+                    exact[pair] += mass
+    callee, caller = np.divmod(np.arange(9), 3)
+    found = association_marginals(callee, caller, np.log(weight.ravel())).reshape(3, 3)
+    assert np.abs(found - exact / total).max() < 0.06
+
+
+def test_a_law_recovers_the_density_it_was_drawn_from():
+    rng = np.random.default_rng(0)
+    law = Law.fit(rng.lognormal(np.log(2e6), 0.5, 2000))
+    from scipy.stats import lognorm
+
+    for delay in (1e6, 2e6, 4e6):
+        assert law.log_at([delay])[0] == pytest.approx(
+            lognorm.logpdf(delay, 0.5, scale=2e6), abs=0.25
+        )
+
+
+@pytest.mark.parametrize("name", sorted(READINGS))
+def test_a_threshold_on_what_a_sampler_reads_parts_traces_fully(name):
+    rng = np.random.default_rng(2)
+    high = rng.integers(0, 2**63, 500).astype(np.uint64) * np.uint64(2)
+    low = rng.integers(0, 2**63, 500).astype(np.uint64) * np.uint64(2)
+    values = READINGS[name](high, low)
+    assert separation(values, values > np.median(values)) == 1.0
+    assert separation(values, rng.random(500) < 0.5) < 0.65
+
+
+def test_equal_values_part_nothing():
+    assert separation(np.zeros(40, np.uint64), np.arange(40) < 20) == 0.5
+
+
+def test_nothing_is_called_detached_without_roots():
+    skeleton = Skeleton([build_spine(Capture().span(1, 1, 2).traces())])
+    assert find_detached_roots(skeleton).found.height == 0
+
+
+def test_every_word_of_a_verdict_is_a_known_word():
+    found = find_breaks(calls(60, lost={10, 11}, detached={30}).traces())
+    assert set(found["kind"]) <= set(schema.BREAK_KINDS)
+    assert set(found["cause"]) <= set(schema.BREAK_CAUSES)
+    assert set(found["boundary"]) <= set(schema.BOUNDARIES)
+    assert set(found["severity"]) <= set(schema.SEVERITIES)
+    assert found["confidence"].is_between(0, 1).all()
