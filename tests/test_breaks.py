@@ -1,6 +1,10 @@
+import polars as pl
+
 from tests.building import Capture, span_id, trace_id
 from tracelab import schema
-from tracelab.structure import find_breaks
+from tracelab.structure import find_breaks, reduce_bucket, resolve_breaks
+from tracelab.synth import inject_breaks, synthesize_traces
+from tracelab.traceset import TraceSet
 
 
 def kinds(capture: Capture) -> dict[str, list[str]]:
@@ -68,3 +72,37 @@ def test_a_break_has_the_same_id_in_any_order_of_rows():
     traces = capture.traces()
     turned = traces.with_tables(spans=traces.spans.reverse())
     assert find_breaks(traces).equals(find_breaks(turned))
+
+
+def test_buckets_in_any_order_give_the_breaks_of_the_whole():
+    whole, _ = inject_breaks(synthesize_traces(seed=3, traces=400), seed=3)
+    part = whole.spans["trace_id"].hash(1) % 3
+
+    def bucket(number: int) -> TraceSet:
+        ids = whole.spans.filter(part == number)["trace_id"].unique()
+        return whole.select_traces(ids)
+
+    reduced = [reduce_bucket(bucket(number)) for number in (2, 0, 1)]
+    assert resolve_breaks(reduced).equals(find_breaks(whole))
+
+
+def test_a_circle_of_many_spans_and_equal_ids_end_quickly():
+    spans = 20_000
+    capture = Capture()
+    for number in range(1, spans + 1):
+        capture.span(1, number, number % spans + 1, start=number / 1000)
+    circle = find_breaks(capture.traces())
+    assert circle.filter(circle["kind"] == "parent_cycle").height == 1
+    equal = capture.traces().spans.with_columns(
+        span_id=pl.lit(span_id(1)), parent_span_id=pl.lit(span_id(1))
+    )
+    same = find_breaks(capture.traces().with_tables(spans=equal))
+    assert set(same["kind"]) == {"duplicate_span_id", "parent_cycle"}
+
+
+def test_spans_without_times_are_no_obstacle():
+    capture = Capture().span(1, 1).span(1, 2, 1).span(2, 3, 9)
+    for row in capture.spans:
+        row["start_time"] = row["end_time"] = row["duration_ns"] = None
+    found = find_breaks(capture.traces())
+    assert found.select("kind", "time").rows() == [("orphan_span", None)]

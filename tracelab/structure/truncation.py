@@ -27,7 +27,8 @@ LENGTHS: Final = pl.Schema(
         "name": pl.String,
         "length": pl.UInt32,
         "count": pl.Int64,
-        "distinct": pl.Int64,
+        "content_low": pl.UInt64,
+        "content_high": pl.UInt64,
         "wordy": pl.Boolean,
     }
 )
@@ -75,7 +76,8 @@ def measure_lengths(traces: TraceSet, spine: Spine) -> ValueLengths:
     values = pl.concat([_attribute_values(traces, spine), _event_values(traces, spine)])
     lengths = values.group_by("service_name", "name", "length").agg(
         pl.len().cast(pl.Int64).alias("count"),
-        pl.col("content").n_unique().cast(pl.Int64).alias("distinct"),
+        pl.col("content").min().alias("content_low"),
+        pl.col("content").max().alias("content_high"),
         pl.col("wordy").any(),
     )
     longest = values.filter(pl.col("length") == pl.col("length").max().over("service_name", "name"))
@@ -190,7 +192,12 @@ def _limits(lengths: pl.DataFrame) -> pl.DataFrame:
     """Lengths at which the values of an attribute are cut, with the probability that they are."""
     table = (
         lengths.group_by("service_name", "name", "length")
-        .agg(pl.col("count").sum(), pl.col("distinct").sum(), pl.col("wordy").any())
+        .agg(
+            pl.col("count").sum(),
+            pl.col("content_low").min(),
+            pl.col("content_high").max(),
+            pl.col("wordy").any(),
+        )
         .sort("service_name", "name", "length")
     )
     group = ["service_name", "name"]
@@ -209,7 +216,7 @@ def _limits(lengths: pl.DataFrame) -> pl.DataFrame:
     several = (shared >= 2) & (pl.col("count") >= 2) & common
     plain = common & (pl.col("count") >= 3)
     return (
-        table.filter((pl.col("distinct") >= 2) & pl.col("wordy"))
+        table.filter((pl.col("content_low") != pl.col("content_high")) & pl.col("wordy"))
         .with_columns(
             sure=pl.when(pile & common)
             .then(0.98)
