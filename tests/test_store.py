@@ -453,7 +453,7 @@ def kill_and_finish(store, paths, *, rounds, seed):
     last.stdout.close()
 
 
-@pytest.mark.parametrize("rounds", [4, pytest.param(30, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("rounds", [3, pytest.param(30, marks=pytest.mark.slow)])
 def test_an_ingest_killed_at_any_moment_is_finished_by_the_next(tmp_path, rounds):
     paths = [write_lines(tmp_path / f"{n}.jsonl", range(n * 40, n * 40 + 40)) for n in range(40)]
     kill_and_finish(tmp_path / "killed", paths, rounds=rounds, seed=rounds)

@@ -121,7 +121,8 @@ def _map_local(
 
 def _is_importable(function: Callable[..., Any]) -> bool:
     name = getattr(function, "__qualname__", "<")
-    return getattr(function, "__module__", "__main__") != "__main__" and "<" not in name
+    module = getattr(function, "__module__", "__main__")
+    return module not in ("__main__", "__mp_main__") and "<" not in name
 
 
 def _map_dask(tasks: list[tuple[Any, ...]], engine: Any, workers: int | None) -> list[Any]:
