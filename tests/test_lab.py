@@ -2,6 +2,8 @@
 
 import gzip
 import json
+import os
+import subprocess
 import sys
 from collections import Counter
 from functools import cache
@@ -12,7 +14,7 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from tests.lab.exports import ExportedSpan, read_spans  # noqa: E402
+from tests.lab.exports import ExportedSpan, export_files, read_requests, read_spans  # noqa: E402
 from tracelab import schema  # noqa: E402
 
 LAB = ROOT / "data" / "lab"
@@ -118,3 +120,31 @@ def test_spans_written_twice_are_told_and_no_others(name: str) -> None:
 def test_clean_run_holds_no_break(name: str) -> None:
     _spans, truth = capture(name)
     assert {row["kind"] for row in truth} == {"legal"}
+
+
+@pytest.mark.lab
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_lab_builds_and_makes_a_clean_capture_by_one_command(tmp_path: Path) -> None:
+    if not os.environ.get("TRACELAB_LAB"):
+        pytest.skip("builds the Collector and programs in four languages; set TRACELAB_LAB=1")
+    command = [sys.executable, "-m", "tests.lab", "--only", "clean-go", "--seed", "dev"]
+    subprocess.run([*command, "--out", str(tmp_path)], cwd=ROOT, check=True, capture_output=True)
+    spans = read_spans(tmp_path / "clean-go-dev")
+    lines = gzip.decompress(
+        (tmp_path / "clean-go-dev" / "truth.jsonl.gz").read_bytes()
+    ).splitlines()
+    assert {span.service for span in spans} == {"catalog", "pricing", "vault"}
+    assert {json.loads(line)["kind"] for line in lines} == {"legal"}
+
+
+def test_no_capture_names_a_folder_of_the_machine_that_made_it() -> None:
+    for name in RUNS:
+        for file in export_files(LAB / name):
+            text = "".join(json.dumps(request) for request in read_requests(file))
+            assert str(ROOT) not in text
+            assert "/root/.cache" not in text
+
+
+def test_captures_stay_small() -> None:
+    assert sum(file.stat().st_size for file in LAB.rglob("*") if file.is_file()) < 20_000_000

@@ -13,7 +13,7 @@ DEFAULT_OUT = Path(__file__).resolve().parents[2] / "data" / "lab"
 
 def main() -> None:
     """Build everything, then make each run with each seed."""
-    parser = argparse.ArgumentParser(prog="python -m tests.lab", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m tests.lab", description=toolchain.__doc__)
     parser.add_argument("--only", nargs="*", choices=list(BY_NAME), help="these runs only")
     parser.add_argument("--seed", choices=list(SEEDS), help="this seed only")
     parser.add_argument("--out", type=Path, default=DEFAULT_OUT)
@@ -24,6 +24,7 @@ def main() -> None:
         toolchain.measure_claims()
         return
     if not options.no_build:
+        toolchain.require_tools()
         toolchain.build_collector()
         toolchain.build_go()
         toolchain.build_python()

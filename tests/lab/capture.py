@@ -81,7 +81,7 @@ class Lab:
             "LAB_OTLP": endpoint,
             "OTEL_EXPORTER_OTLP_ENDPOINT": endpoint,
             "OTEL_BSP_SCHEDULE_DELAY": "700",
-            "PYTHONPATH": str(HERE / "python"),
+            "PYTHONPATH": str(cache() / "python"),
             "ROUTES": json.dumps(routes),
             "CATALOG": f"{base}/{'catalog' if 'catalog' in self.ports else 'stock'}",
             "STOCK": f"{base}/stock",
@@ -96,7 +96,10 @@ class Lab:
 
     def _command(self, name: str) -> list[str]:
         if name in PYTHON:
-            return [str(cache() / "venv" / "bin" / "python"), str(HERE / "python" / f"{name}.py")]
+            return [
+                str(cache() / "venv" / "bin" / "python"),
+                str(cache() / "python" / f"{name}.py"),
+            ]
         if name in GO:
             return [str(cache() / "bin" / f"lab-{GENERATION[name]}")]
         if name == "proxy":

@@ -34,6 +34,15 @@ def cache() -> Path:
     return Path(base) / "tracelab" / "lab"
 
 
+def require_tools() -> None:
+    """Stop with one line if a tool is missing."""
+    missing = [
+        tool for tool in ("go", "java", "javac", "mvn", "node", "npm") if not shutil.which(tool)
+    ]
+    if missing:
+        raise SystemExit(f"the lab needs {', '.join(missing)} on the path; install them and retry")
+
+
 def _call(*command: str | Path, cwd: Path | None = None, **environment: str) -> None:
     subprocess.run(
         ["nice", "-n", "10", *map(str, command)],
@@ -68,12 +77,25 @@ def build_go() -> None:
         if not (folder / "go.mod").exists():
             shutil.copy(pinned, folder / "go.mod")
             _call("go", "mod", "tidy", cwd=folder)
-        _call("go", "build", "-o", cache() / "bin" / f"lab-{generation}", ".", cwd=folder)
-    _call("go", "build", "-o", cache() / "bin" / "proxy", HERE / "go" / "proxy" / "main.go")
+        _call(
+            "go", "build", "-trimpath", "-o", cache() / "bin" / f"lab-{generation}", ".", cwd=folder
+        )
+    _call(
+        "go",
+        "build",
+        "-trimpath",
+        "-o",
+        cache() / "bin" / "proxy",
+        HERE / "go" / "proxy" / "main.go",
+    )
 
 
 def build_python() -> Path:
-    """Make an environment of its own for the Python services."""
+    """Make an environment of its own for the Python services, and place them beside it.
+
+    They run from the cache folder, so that stack traces in the exports name no checkout.
+    """
+    shutil.copytree(HERE / "python", cache() / "python", dirs_exist_ok=True)
     folder = cache() / "venv"
     python = folder / "bin" / "python"
     if not python.exists():
