@@ -237,7 +237,7 @@ def investigate(
         calls=seen.calls,
         exhibits=exhibits,
         rules=tuple(rules),
-        summary=_summarise(seen, traces.rejects.height, leads, rules),
+        summary=_summarise(seen, traces.rejects, leads, rules),
         provenance={
             "sources": ingest.select(
                 "source", "sha256", "form", "bytes", "spans_kept", "rejects"
@@ -262,7 +262,7 @@ def _exhibit_ids(findings: list[Finding]) -> list[str]:
 
 
 def _summarise(
-    seen: Survey, n_rejects: int, leads: pl.DataFrame, rules: list[WarningRule]
+    seen: Survey, rejects: pl.DataFrame, leads: pl.DataFrame, rules: list[WarningRule]
 ) -> dict[str, Any]:
     services = seen.operations["service_name"].drop_nulls().unique().sort().to_list()
     by_severity = dict(seen.breaks.group_by("severity").len().iter_rows())
@@ -288,8 +288,11 @@ def _summarise(
         )
     elif leads.height:
         text.append(f"No early-warning rule: {leads.height:,} pairs tried, none accepted")
-    if n_rejects:
-        text.append(f"{n_rejects:,} pieces of input could not be read; see `rejects`")
+    passed_over = rejects["reason"].str.starts_with("file passed over").sum()
+    if passed_over:
+        text.append(f"{passed_over:,} files passed over: no export")
+    if rejects.height > passed_over:
+        text.append(f"{rejects.height - passed_over:,} remarks on damaged input; see `rejects`")
     return {
         "traces": seen.n_traces,
         "spans": seen.n_spans,
