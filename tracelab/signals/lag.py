@@ -9,6 +9,7 @@ from scipy.special import stdtrit
 from tracelab.signals.grid import Floats
 
 _CLOSE_S: Final = 300.0
+_ONSET_S: Final = 30.0  # how well the onsets of a whole series are known, about one bin
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +85,8 @@ def estimate_lag(
         * float(np.std(centres))
         * np.sqrt(effective / (effective - 1))
     )
+    # What the ramp fit leaves is common to all onsets of a series, so no bootstrap sees it.
+    reach = float(np.hypot(reach, _ONSET_S))
     return Lag(float(centre[0]), centre[0] - reach, centre[0] + reach, float(sigma[0]), effective)
 
 
