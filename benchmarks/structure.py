@@ -73,7 +73,7 @@ def main():
             process.start()
             process.join()
             if process.exitcode:
-                return process.exitcode
+                sys.exit(process.exitcode)
             found, edges, breaks, seconds, own, workers = answers.get()
             print(
                 f"{found:>11,} spans {edges:>11,} edges {breaks:>9,} breaks {seconds:8.2f} s "
@@ -83,4 +83,4 @@ def main():
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

@@ -286,6 +286,20 @@ def test_a_flipped_bit_in_a_part_is_named(tmp_path, files, table):
         store.read()
 
 
+def test_verify_names_exactly_the_damaged_parts(tmp_path, files):
+    store = TraceStore(tmp_path / "store")
+    for path in files:
+        store.ingest(path)
+    assert store.verify().height == 0
+    first, second, *_ = sorted((tmp_path / "store" / "spans").iterdir())
+    first.unlink()
+    data = bytearray(second.read_bytes())
+    data[len(data) // 2] ^= 1
+    second.write_bytes(data)
+    named = store.verify()["path"].to_list()
+    assert sorted(named) == [f"spans/{first.name}", f"spans/{second.name}"]
+
+
 @pytest.mark.parametrize("damage", ["empty", "cut", "flipped", "missing"])
 def test_a_damaged_log_is_named(tmp_path, files, damage):
     store = TraceStore(tmp_path / "store")
@@ -462,6 +476,7 @@ def test_an_ingest_killed_at_any_moment_is_finished_by_the_next(tmp_path, rounds
         whole.ingest(path)
     killed = TraceStore(tmp_path / "killed")
     assert_same(killed.read(), whole.read())
+    assert killed.verify().height == 0
     for number in whole.buckets():
         assert_same(killed.read_bucket(number), whole.read_bucket(number))
 

@@ -11,12 +11,12 @@ import polars as pl
 
 from tracelab import html, schema
 from tracelab.exceptions import ParameterError, UnknownTraceError
-from tracelab.io import finalise, gather, lifted_keys
+from tracelab.io import finalise, lifted_keys
 from tracelab.io.chunk import ROW, Chunk
 from tracelab.store import log
 from tracelab.store.intake import Progress, ingest_sources
 from tracelab.store.log import Part
-from tracelab.store.parts import STORED, bucket_of, read_part
+from tracelab.store.parts import STORED, bucket_of, is_sound, read_parts
 from tracelab.traceset import TraceSet
 
 DEFAULT_BUCKETS: Final = 32
@@ -258,12 +258,8 @@ class TraceStore:
     @property
     def rejects(self) -> pl.DataFrame:
         """All that could not be read (REJECTS), of all sources."""
-        found = [
-            read_part(self._root, batch["rejects"])
-            for batch in self._batches()
-            if "rejects" in batch
-        ]
-        return pl.concat([schema.empty(schema.REJECTS), *found]).sort(
+        parts = [batch["rejects"] for batch in self._batches() if "rejects" in batch]
+        return read_parts(self._root, parts, table="rejects").sort(
             "source", "offset", "line", "reason", "excerpt", maintain_order=True
         )
 
@@ -287,6 +283,40 @@ class TraceStore:
             "bytes": sum(part.size for _, part in parts),
             **rows,
         }
+
+    def verify(self) -> pl.DataFrame:
+        """Check every byte of every part, and the sums of the log.
+
+        The log itself was checked when it was read.
+
+        Returns
+        -------
+        pl.DataFrame
+            Columns ``path`` and ``problem``; no rows if the store is sound.
+
+        Raises
+        ------
+        StoreError
+            If the log cannot be read.
+        """
+        problems: list[tuple[str, str]] = []
+        rows = dict.fromkeys(STORED, 0)
+        for batch in self._batches():
+            for table, part in batch.items():
+                rows[table] += part.rows
+        for commit in self._snapshot.commits:
+            for part in (part for batch in commit.batches for part in batch.values()):
+                if not is_sound(self._root, part):
+                    problems.append((part.path, "missing, or not the bytes that were written"))
+        told = self.ingest_table
+        for table, column in (("spans", "spans_decoded"), ("logs", "logs"), ("links", "links")):
+            if rows[table] != told[column].sum():
+                problems.append(
+                    (table, f"{rows[table]} rows, but the sources account for {told[column].sum()}")
+                )
+        return pl.DataFrame(
+            problems, schema={"path": pl.String, "problem": pl.String}, orient="row"
+        )
 
     def __repr__(self) -> str:
         facts = self.info()
@@ -334,40 +364,42 @@ class TraceStore:
         return whole.with_tables(**unwanted)
 
     def _chunk(
-        self, bucket: int | None, columns: Sequence[str] | None, tables: Sequence[str]
-    ) -> Chunk:
-        return gather(
-            self._batch_chunk(batch, bucket, columns, tables) for batch in self._batches()
-        )
-
-    def _batch_chunk(
         self,
-        batch: dict[str, Part],
         bucket: int | None,
         columns: Sequence[str] | None,
         tables: Sequence[str],
+        trace_id: str | None = None,
     ) -> Chunk:
+        batches = self._batches()
         found: dict[str, Any] = {}
         for table in ("spans", *tables):
-            if table not in batch:
-                continue
-            names = columns if table == "spans" else None
-            rows = read_part(self._root, batch[table], bucket=bucket, columns=names)
-            found[table] = _filled(rows, STORED[table])
+            if any(table in batch for batch in batches):
+                # A part that is missing in a batch keeps its place, for the rows' numbers.
+                found[table] = read_parts(
+                    self._root,
+                    [batch.get(table, _NO_ROWS) for batch in batches],
+                    table=table,
+                    bucket=bucket,
+                    columns=columns if table == "spans" else None,
+                    trace_id=trace_id,
+                )
         return Chunk(**found)
 
     def _read_trace(self, trace_id: str) -> TraceSet:
         bucket = int(bucket_of(pl.Series([trace_id]), self.n_buckets)[0])
+        chunk = self._chunk(bucket, None, ("events", "links", "logs"), trace_id)
         of_trace = pl.col("trace_id") == trace_id
-        chunks = []
-        for batch in self._batches():
-            found: dict[str, Any] = {
-                table: read_part(self._root, batch[table], bucket=bucket, trace_id=trace_id)
-                for table in ("spans", "events", "links", "logs")
-                if table in batch
-            }
-            chunks.append(Chunk(**{table: rows.filter(of_trace) for table, rows in found.items()}))
-        return finalise(gather(chunks))
+        return finalise(
+            Chunk(
+                spans=chunk.spans.filter(of_trace),
+                events=chunk.events.filter(of_trace),
+                links=chunk.links.filter(of_trace),
+                logs=chunk.logs.filter(of_trace),
+            )
+        )
+
+
+_NO_ROWS: Final = Part("", 0, 0, "", "", ())
 
 
 @lru_cache(maxsize=4)
@@ -377,16 +409,6 @@ def _opened_at(path: str, number: int) -> TraceStore:
     store._root = Path(path)
     store._snapshot = log.read(store._root, until=number)
     return store
-
-
-def _filled(rows: pl.DataFrame, wanted: pl.Schema) -> pl.DataFrame:
-    if rows.columns == wanted.names():
-        return rows
-    present = set(rows.columns)
-    return rows.select(
-        pl.col(name) if name in present else pl.lit(None, dtype).alias(name)
-        for name, dtype in wanted.items()
-    )
 
 
 def _known(names: Iterable[str], wanted: Sequence[str], what: str) -> None:
