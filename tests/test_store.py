@@ -286,6 +286,60 @@ def test_a_flipped_bit_in_a_part_is_named(tmp_path, files, table):
         store.read()
 
 
+def test_compaction_changes_the_files_and_nothing_else(tmp_path):
+    live = tmp_path / "live.jsonl"
+    store = TraceStore(tmp_path / "store")
+    for number in range(12):
+        with live.open("a") as file:
+            file.write(line(number) + "\n" + (line(number + 50) if number == 11 else ""))
+        store.ingest(live)
+    before, other = store.read(), TraceStore(tmp_path / "store")
+    report = store.compact(keep="0s")
+    assert report["batches_merged"] == 12
+    assert report["files_removed"] == 24
+    assert len(list((tmp_path / "store" / "spans").iterdir())) == 2
+    assert_same(store.read(), before)
+    assert_same(TraceStore(tmp_path / "store").read(), before)
+    assert_same(other.refresh().read(), before)
+    assert store.verify().height == 0
+    with live.open("a") as file:
+        file.write("\n" + line(99) + "\n")
+    assert store.ingest(live)["status"].to_list() == ["grown"]
+    assert_same(store.read(), tl.read_traces(live))
+    assert store.compact()["batches_merged"] == 2
+    assert store.compact()["batches_merged"] == 0
+    assert_same(store.read(), tl.read_traces(live))
+    with pytest.raises(ParameterError, match="no duration"):
+        store.compact(keep="soon")
+
+
+def test_a_compaction_killed_at_any_moment_loses_nothing(tmp_path):
+    paths = [write_lines(tmp_path / f"{n}.jsonl", range(n * 10, n * 10 + 10)) for n in range(20)]
+    store = TraceStore(tmp_path / "store", buckets=4)
+    for path in paths:
+        store.ingest(path)
+    before = store.read()
+    script = (
+        "import sys; from tracelab.store import TraceStore; s = TraceStore(sys.argv[1]);"
+        "print('ready', flush=True); s.compact(keep='0s')"
+    )
+    rng = random.Random(5)
+    for _ in range(4):
+        process = subprocess.Popen(
+            [sys.executable, "-c", script, str(store.path)], stdout=subprocess.PIPE, text=True
+        )
+        assert process.stdout.readline() == "ready\n"
+        time.sleep(rng.uniform(0, 0.08))
+        process.kill()
+        process.wait()
+        process.stdout.close()
+        assert_same(TraceStore(store.path).read(), before)
+    store.compact(keep="0s")
+    assert_same(store.read(), before)
+    assert store.verify().height == 0
+    assert len(list((tmp_path / "store" / "spans").iterdir())) == 1
+
+
 def test_verify_names_exactly_the_damaged_parts(tmp_path, files):
     store = TraceStore(tmp_path / "store")
     for path in files:

@@ -100,10 +100,15 @@ class Source:
 
 @dataclass(frozen=True, slots=True)
 class Commit:
-    """One step of the store: batches of parts (table name to part), and their sources."""
+    """One step of the store: batches of parts (table name to part), and their sources.
+
+    `replaces` names batches (number of their commit, place in it) whose rows all stand in this
+    commit's batches: what compaction writes.
+    """
 
     batches: tuple[dict[str, Part], ...] = ()
     sources: tuple[Source, ...] = ()
+    replaces: tuple[tuple[int, int], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,6 +133,24 @@ class Snapshot:
             for source in commit.sources
             if source.extends is not None
         }
+
+    def batches(self) -> dict[tuple[int, int], dict[str, Part]]:
+        """Return the batches that count, by number of their commit and place in it.
+
+        Neither those that compaction replaced, nor the unfinished end of a file that has
+        grown since.
+        """
+        extended = self.extended
+        gone = {place for commit in self.commits for place in commit.replaces}
+        counted = {}
+        for number, commit in enumerate(self.commits, start=1):
+            for source in commit.sources:
+                if source.sha256 in extended:
+                    gone.update((number, at) for at in source.tail)
+            for at, batch in enumerate(commit.batches):
+                if (number, at) not in gone:
+                    counted[(number, at)] = batch
+        return counted
 
     def sources(self) -> dict[str, Source]:
         """Return the sources by content digest."""
@@ -283,6 +306,7 @@ def _decode(body: dict[str, Any]) -> Commit:
         sources=tuple(
             Source(**{**source, "tail": tuple(source["tail"])}) for source in body["sources"]
         ),
+        replaces=tuple((number, at) for number, at in body["replaces"]),
     )
 
 

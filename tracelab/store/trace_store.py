@@ -1,6 +1,7 @@
 """The store: a folder of Parquet parts and a log, opened as of one commit."""
 
 import os
+import re
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from functools import lru_cache
@@ -14,6 +15,7 @@ from tracelab.exceptions import ParameterError, UnknownTraceError
 from tracelab.io import finalise, lifted_keys
 from tracelab.io.chunk import ROW, Chunk
 from tracelab.store import log
+from tracelab.store.compaction import merge_batches, remove_unused
 from tracelab.store.intake import Progress, ingest_sources
 from tracelab.store.log import Part
 from tracelab.store.parts import STORED, bucket_of, is_sound, read_parts
@@ -284,6 +286,36 @@ class TraceStore:
             **rows,
         }
 
+    def compact(self, *, keep: str = "1d") -> dict[str, int]:
+        """Merge small parts, and remove files that no commit needs.
+
+        Nothing that the store says changes: sources, rows and accounts stay. Others may read
+        and ingest meanwhile.
+
+        Parameters
+        ----------
+        keep : str
+            How long a file that is no longer needed stays, for readers that opened the store
+            before, and for ingests that have written it but not yet committed: more than the
+            longest ingest of one source takes.
+
+        Returns
+        -------
+        dict
+            ``batches_merged``, ``files_removed`` and ``bytes_removed``.
+
+        Raises
+        ------
+        StoreError
+            If the store cannot be written, or a part is damaged.
+        ParameterError
+            If `keep` is no duration.
+        """
+        self.refresh()
+        self._snapshot, merged = merge_batches(self._root, self._snapshot)
+        files, size = remove_unused(self._root, self._snapshot, older_than_s=_seconds(keep))
+        return {"batches_merged": merged, "files_removed": files, "bytes_removed": size}
+
     def verify(self) -> pl.DataFrame:
         """Check every byte of every part, and the sums of the log.
 
@@ -304,10 +336,12 @@ class TraceStore:
         for batch in self._batches():
             for table, part in batch.items():
                 rows[table] += part.rows
-        for commit in self._snapshot.commits:
-            for part in (part for batch in commit.batches for part in batch.values()):
-                if not is_sound(self._root, part):
-                    problems.append((part.path, "missing, or not the bytes that were written"))
+        parts = [part for batch in self._batches() for part in batch.values()]
+        problems += [
+            (part.path, "missing, or not the bytes that were written")
+            for part in parts
+            if not is_sound(self._root, part)
+        ]
         told = self.ingest_table
         for table, column in (("spans", "spans_decoded"), ("logs", "logs"), ("links", "links")):
             if rows[table] != told[column].sum():
@@ -335,15 +369,7 @@ class TraceStore:
         return html.table(list(facts), [list(facts.values())], caption="TraceStore")
 
     def _batches(self) -> list[dict[str, Part]]:
-        """Return the batches that count: not the torn end of a file that has grown since."""
-        extended = self._snapshot.extended
-        batches = []
-        for commit in self._snapshot.commits:
-            gone = {
-                at for source in commit.sources if source.sha256 in extended for at in source.tail
-            }
-            batches += [batch for at, batch in enumerate(commit.batches) if at not in gone]
-        return batches
+        return list(self._snapshot.batches().values())
 
     def _read(self, bucket: int, columns: Sequence[str] | None, tables: Sequence[str]) -> TraceSet:
         if columns is not None:
@@ -397,6 +423,13 @@ class TraceStore:
                 logs=chunk.logs.filter(of_trace),
             )
         )
+
+
+def _seconds(duration: str) -> float:
+    found = re.fullmatch(r"(\d+)(s|m|h|d)", duration)
+    if found is None:
+        raise ParameterError(f"{duration!r} is no duration; write 30s, 10m, 1h or 2d")
+    return int(found[1]) * {"s": 1, "m": 60, "h": 3600, "d": 86400}[found[2]]
 
 
 _NO_ROWS: Final = Part("", 0, 0, "", "", ())

@@ -76,6 +76,8 @@ class Workers:
             processes = list(self._processes)
         for process in processes:
             process.kill()
+        for process in processes:
+            process.wait()
 
     def run(
         self, function: Callable[..., Any], tasks: Sequence[tuple[Any, ...]]
