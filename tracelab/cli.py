@@ -1,12 +1,15 @@
 """The command line: a thin skin over the library, with one-line errors."""
 
+import importlib.util
 import json
 import os
+import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal
+from urllib.parse import quote
 
 import typer
 from rich.console import Console
@@ -16,7 +19,7 @@ from rich.table import Table
 
 import tracelab as tl
 from tracelab import html
-from tracelab.exceptions import ParameterError, TracelabError
+from tracelab.exceptions import ParameterError, StoreError, TracelabError
 
 app = typer.Typer(
     name="tracelab",
@@ -26,6 +29,11 @@ app = typer.Typer(
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
+
+stores = typer.Typer(help="Look after a store: what is in it, merge its parts, prove its bytes.")
+app.add_typer(stores, name="store", no_args_is_help=True)
+
+StorePath = Annotated[str, typer.Argument(metavar="STORE", help="Folder of the store.")]
 
 EXIT_FINDINGS: Final = 1
 EXIT_UNUSABLE: Final = 2
@@ -204,6 +212,78 @@ def repair(
         _guard(out, lambda: tl.write_otlp(repaired, out, encoding=encoding))
     added = repaired.links.height - traces.links.height
     print(f"wrote {out}: {repaired.spans.height:,} spans, {added:,} proposed parents as links")
+
+
+@stores.command()
+def info(store: StorePath, as_json: AsJson = False) -> None:
+    """Say what is in a store, without reading it."""
+    facts = _existing(store).info()
+    if as_json:
+        print(json.dumps(facts, default=str))
+        return
+    _print_table(["what", "how much"], facts.items(), title=f"store {store}")
+
+
+@stores.command()
+def compact(
+    store: StorePath,
+    keep: Annotated[str, typer.Option(help="Age from which unneeded files go, e.g. 1d.")] = "1d",
+) -> None:
+    """Merge small parts and remove files that no commit needs; nothing it says changes."""
+    with _progress() as step:
+        step("merging")
+        done = _existing(store).compact(keep=keep)
+    _print_table(["what", "how much"], done.items(), title=f"store {store}")
+
+
+@stores.command()
+def verify(store: StorePath) -> None:
+    """Prove every byte and every sum of a store; exit 1 and name what is damaged."""
+    with _progress() as step:
+        step("reading every byte")
+        problems = _existing(store).verify()
+    for what, why in problems.iter_rows():
+        print(f"{html.plain(what)}: {html.plain(why)}")
+    if problems.height:
+        raise typer.Exit(EXIT_FINDINGS)
+    print("every part is as it was written, and the sums reconcile")
+
+
+def _existing(path: str) -> tl.TraceStore:
+    if not tl.TraceStore.is_store(path):
+        raise StoreError(f"{path} is no store; `tracelab ingest SRC --store {path}` makes one")
+    return tl.TraceStore(path)
+
+
+@app.command()
+def lab(
+    folder: Annotated[
+        Path, typer.Option("--dir", help="Folder with the notebooks.", show_default=False)
+    ] = Path("notebooks"),
+    port: Annotated[int, typer.Option(help="First port to try.")] = 8888,
+    browser: Annotated[bool, typer.Option(help="Open a browser.")] = True,
+) -> None:
+    """Start JupyterLab with the notebooks, 00_tour opened first."""
+    if importlib.util.find_spec("jupyterlab") is None:
+        raise ParameterError(
+            'JupyterLab is not installed; install it with: pip install "tracelab[notebook]"'
+        )
+    if not folder.is_dir():
+        raise ParameterError(
+            f"no folder {folder}; run this where the notebooks are, or name them with --dir"
+        )
+    arguments = [f"--ServerApp.root_dir={folder.resolve().parent}", f"--port={port}"]
+    tour = folder / "00_tour.ipynb"
+    opened = folder.resolve().name + ("/00_tour.ipynb" if tour.is_file() else "")
+    arguments.append(f"--LabApp.default_url=/lab/tree/{quote(opened)}")
+    if not browser:
+        arguments.append("--no-browser")
+    if hasattr(os, "geteuid") and os.geteuid() == 0:
+        # In a container there is often no other user; Jupyter refuses root unless told.
+        arguments.append("--allow-root")
+    answer = subprocess.run([sys.executable, "-m", "jupyterlab", *arguments], check=False)
+    if answer.returncode:
+        raise typer.Exit(answer.returncode)
 
 
 def _open(sources: list[str], step: Any) -> Any:

@@ -2,17 +2,21 @@
 
 from tracelab.plots.breaks import break_matrix, cohorts
 from tracelab.plots.errors import chain_ledger, error_flow, integrity_timeline
+from tracelab.plots.explorer import Explorer, explorer
 from tracelab.plots.maps import service_map, span_graph
+from tracelab.plots.notebook import prefer_offline_figures
 from tracelab.plots.quality import ingest_quality
 from tracelab.plots.warning import bursts, lag_matrix, lead_lag, rule_backtest
 from tracelab.plots.waterfall import waterfall
 
 __all__ = [
+    "Explorer",
     "break_matrix",
     "bursts",
     "chain_ledger",
     "cohorts",
     "error_flow",
+    "explorer",
     "ingest_quality",
     "integrity_timeline",
     "lag_matrix",
@@ -22,3 +26,5 @@ __all__ = [
     "span_graph",
     "waterfall",
 ]
+
+prefer_offline_figures()

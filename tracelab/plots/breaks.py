@@ -85,34 +85,39 @@ def cohorts(cohort_rates: pl.DataFrame, *, max_rows: int = 30) -> go.Figure:
     Parameters
     ----------
     cohort_rates : pl.DataFrame
-        Columns cohort, value, rate, rate_low, rate_high, breaks, checked and (optional)
-        q_value, as `tracelab.break_cohorts` returns.
+        Columns dimension, cohort, checked, broken, rate, rate_low, rate_high and worse, as
+        `tracelab.break_cohorts` returns.
     max_rows : int
-        Cohorts with the highest rates that are drawn.
+        Cohorts that are drawn: the worse ones first, then those with the highest rates.
 
     Returns
     -------
     plotly.graph_objects.Figure
-        One point with its interval per cohort; those that differ from the rest (q at most
-        0.05) in the colour of defects.
+        One point with its interval per cohort; those that are worse than the rest in the
+        colour of defects.
 
     Raises
     ------
     SchemaError
         If a column is missing.
     """
-    needed = ("cohort", "value", "rate", "rate_low", "rate_high", "breaks", "checked")
+    needed = (
+        "dimension", "cohort", "checked", "broken", "rate", "rate_low", "rate_high", "worse",
+    )  # fmt: skip
     schema.require_columns(cohort_rates, needed, name="cohort_rates")
     title = "Break rate by cohort, 95 % intervals"
     if not cohort_rates.height:
         return nothing_to_show(title, "Nothing was checked.")
     rows = (
-        cohort_rates.sort("rate", "cohort", "value", descending=[True, False, False])
+        cohort_rates.filter(pl.col("rate").is_not_null())
+        .sort("worse", "rate", "dimension", "cohort", descending=[True, True, False, False])
         .head(max_rows)
         .to_dicts()
     )
-    names = [f"{label(row['cohort'], limit=24)}: {label(row['value'], limit=40)}" for row in rows]
-    outlying = [(row.get("q_value") or 1.0) <= 0.05 for row in rows]
+    names = [
+        f"{label(row['dimension'], limit=24)}: {label(row['cohort'], limit=40)}" for row in rows
+    ]
+    outlying = [row["worse"] for row in rows]
     chart = figure(title=title, height=160 + 24 * len(rows), margin_l=280)
     chart.add_scatter(
         x=[row["rate"] for row in rows],
@@ -127,7 +132,7 @@ def cohorts(cohort_rates: pl.DataFrame, *, max_rows: int = 30) -> go.Figure:
             "color": INK,
         },
         hovertext=[
-            f"{name}<br>{row['breaks']:,} of {row['checked']:,} ({row['rate']:.2%})"
+            f"{name}<br>{row['broken']:,} of {row['checked']:,} ({row['rate']:.2%})"
             for name, row in zip(names, rows, strict=True)
         ],
         hoverinfo="text",
