@@ -7,6 +7,7 @@ import sys
 import pytest
 from conftest import ROOT
 
+import tracelab as tl
 from tracelab import __version__
 from tracelab.cli import run
 
@@ -111,3 +112,62 @@ def test_a_closed_pipe_ends_quietly(tmp_path):
     script = f"{sys.executable} -c 'from tracelab.cli import main; main()' --help | true"
     done = subprocess.run(["bash", "-c", script], capture_output=True, check=False)
     assert b"Traceback" not in done.stderr
+
+
+def test_a_store_is_described_compacted_and_proven(tmp_path, capsys):
+    store = tmp_path / "store"
+    assert run(["ingest", SAMPLE, "--store", str(store)]) == 0
+    assert run(["store", "info", str(store), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out.splitlines()[-1])["spans"] > 1000
+    assert run(["store", "compact", str(store)]) == 0
+    assert run(["store", "verify", str(store)]) == 0
+    part = next((store / "spans").iterdir())
+    damaged = bytearray(part.read_bytes())
+    damaged[len(damaged) // 2] ^= 1
+    part.write_bytes(damaged)
+    assert run(["store", "verify", str(store)]) == 1
+    assert part.name in capsys.readouterr().out
+
+
+def test_what_is_no_store_is_said_with_the_command_that_makes_one(tmp_path, capsys):
+    assert run(["store", "verify", str(tmp_path)]) == 2
+    assert "tracelab ingest SRC --store" in capsys.readouterr().err
+
+
+def test_repair_adds_proposed_parents_and_leaves_the_rest(tmp_path, capsys):
+    path = tmp_path / "repaired.jsonl"
+    assert run(["repair", SAMPLE, "-o", str(path)]) == 0
+    before, after = tl.load_example("checkout"), tl.read_traces(path)
+    same = ["trace_id", "span_id", "parent_span_id", "name", "start_time", "status_code"]
+    assert after.spans.select(same).equals(before.spans.select(same))
+    added = after.links.join(before.links, on=["trace_id", "span_id"], how="anti")
+    assert added.height > 0
+    assert added["attributes"].str.contains("tracelab.proposed_parent").all()
+
+
+def test_compare_of_a_capture_with_itself_finds_no_change(capsys):
+    assert run(["compare", SAMPLE, SAMPLE, "--json"]) == 0
+    rows = json.loads(capsys.readouterr().out)
+    assert rows
+    assert {row["verdict"] for row in rows} == {"no clear change"}
+    assert all(row["difference"] == 0 for row in rows)
+
+
+def test_compare_of_a_damaged_capture_with_the_sound_one_says_better(tmp_path, capsys):
+    from tracelab.io.write_otlp import write_otlp
+
+    clean = tl.synthesize_traces(seed=3, traces=800)
+    broken, _ = tl.inject_breaks(clean, seed=3)
+    for name, traces in (("clean", clean), ("broken", broken)):
+        write_otlp(traces, tmp_path / f"{name}.jsonl")
+    paths = [str(tmp_path / "broken.jsonl"), str(tmp_path / "clean.jsonl")]
+    assert run(["compare", *paths, "--json"]) == 0
+    verdicts = {row["verdict"] for row in json.loads(capsys.readouterr().out)}
+    assert "better" in verdicts
+    assert "worse" not in verdicts
+
+
+def test_rules_writes_rule_files_and_says_why_there_is_none(tmp_path, capsys):
+    assert run(["rules", SAMPLE, "-o", str(tmp_path / "rules")]) == 0
+    assert "No rule" in capsys.readouterr().out
+    assert (tmp_path / "rules" / "prometheus-rules.yml").is_file()
