@@ -1,6 +1,5 @@
 """One large file into parts that several workers can read."""
 
-import mmap
 import os
 from pathlib import Path
 from typing import BinaryIO, Final
@@ -93,18 +92,19 @@ def _split_frames(
     """Follow the length prefixes; from the first that is not true on, all is one part."""
     parts: list[ByteRange] = []
     start = place = 0
-    with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
-        while place + PREFIX <= size:
-            length = int.from_bytes(data[place : place + PREFIX], "big")
-            if length > max_message_bytes or place + PREFIX + length > size:
+    # Single reads: pages of a mapped file would count as memory of this process.
+    handle = file.fileno()
+    while place + PREFIX <= size:
+        length = int.from_bytes(os.pread(handle, PREFIX, place), "big")
+        if length > max_message_bytes or place + PREFIX + length > size:
+            break
+        if place - start >= part_bytes:
+            head = os.pread(handle, PREFIX + length, place)
+            if not begins_frame(head, 0, max_bytes=max_message_bytes, compressed=False):
                 break
-            if place - start >= part_bytes:
-                head = data[place : place + PREFIX + length]
-                if not begins_frame(head, 0, max_bytes=max_message_bytes, compressed=False):
-                    break
-                parts.append(ByteRange(start, place, "frames"))
-                start = place
-            place += PREFIX + length
+            parts.append(ByteRange(start, place, "frames"))
+            start = place
+        place += PREFIX + length
     if size > start:
         parts.append(ByteRange(start, size, "frames"))
     return parts

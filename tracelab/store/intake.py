@@ -20,7 +20,7 @@ from tracelab.store.parts import write_batch
 from tracelab.store.plan import Job, Known, Piece, plan_ingest
 from tracelab.store.workers import Death, Failure, Workers
 
-_BATCH_ROWS: Final = 200_000
+_BATCH_ROWS: Final = 160_000
 _BATCH_BYTES: Final = 160 << 20
 """What a process holds before it writes a part: this, some copies, and one block."""
 

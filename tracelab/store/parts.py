@@ -141,18 +141,20 @@ def _write_part(root: Path, table: str, name: str, rows: pl.DataFrame) -> Part:
         sync_folder(root)
     path = folder / name
     cuts = _cuts(rows[BUCKET].to_numpy())
-    arrow = rows.to_arrow()
+    layout = rows.clear().to_arrow().schema
     with path.open("xb") as file:
         with pq.ParquetWriter(
             file,
-            arrow.schema,
+            layout,
             compression="zstd",
             compression_level=1,
             write_statistics=["trace_id", "start_time", BUCKET],
-            use_dictionary=[each for each in arrow.schema.names if each not in _DISTINCT],
+            use_dictionary=[each for each in layout.names if each not in _DISTINCT],
         ) as writer:
             for start, end, _, _ in cuts:
-                writer.write_table(arrow.slice(start, end - start), row_group_size=end - start)
+                # Arrow spells out text that polars shares: one row group at a time.
+                group = rows.slice(start, end - start).to_arrow()
+                writer.write_table(group, row_group_size=end - start)
         file.flush()
         os.fsync(file.fileno())
     sync_folder(folder)

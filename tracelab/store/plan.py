@@ -1,7 +1,6 @@
 """What an ingest has to do: which sources are new, which have grown, cut into tasks."""
 
 import hashlib
-import mmap
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -22,7 +21,7 @@ _BUNDLE_BYTES: Final = 8 << 20
 
 _BUNDLE_FILES: Final = 256
 _MIN_PART: Final = 8 << 20
-_MAX_PART: Final = 64 << 20
+_MAX_PART: Final = 32 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -268,12 +267,12 @@ def _last_line(file: BinaryIO, size: int) -> int:
 
 def _last_frame(file: BinaryIO, size: int, begin: int) -> int:
     place = begin
-    with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
-        while place + PREFIX <= size:
-            length = int.from_bytes(data[place : place + PREFIX], "big")
-            if length > MAX_MESSAGE_BYTES or place + PREFIX + length > size:
-                break
-            place += PREFIX + length
+    handle = file.fileno()
+    while place + PREFIX <= size:
+        length = int.from_bytes(os.pread(handle, PREFIX, place), "big")
+        if length > MAX_MESSAGE_BYTES or place + PREFIX + length > size:
+            break
+        place += PREFIX + length
     return place
 
 
