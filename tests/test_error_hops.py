@@ -77,6 +77,7 @@ def hop_of(capture, child, **tables):
             "no order: reserve for 7: warehouse refused the connection",
             "not_determinable",
         ),
+        ("*app.OrderError", "the warehouse cannot answer now", "replaced"),
     ],
 )
 def test_the_go_type_tells_whether_an_error_was_wrapped(outer_type, outer_message, verdict):
@@ -454,3 +455,97 @@ def test_parents_in_a_circle_end_in_bounded_time():
 
 def test_a_capture_without_errors_has_no_hops():
     assert find_error_hops(Capture().span(1, 1).span(1, 2, 1).traces()).is_empty()
+
+
+REFUSED = "connection refused by the database"
+CUT_WITHIN_CAUSE = python_stack(f"ConnectionError: {REFUSED}").removesuffix(" the database\n")
+
+
+def recorded_pair(outer, *, stack=None, language="python", **spans):
+    """Return a failing step and its server, each with an exception of its own."""
+    both = {"http_response_status_code": 500, **ERROR} | spans
+    return (
+        Capture(sdk_language=language)
+        .span(1, 1, kind="SERVER", duration=30, **both)
+        .span(1, 2, 1, kind="CLIENT", start=1, duration=5, **both)
+        .event(1, 2, exception_type="ConnectionError", exception_message=REFUSED, time=at(6))
+        .event(
+            1,
+            1,
+            exception_type=outer[0],
+            exception_message=outer[1],
+            exception_stacktrace=stack,
+            time=at(30),
+        )
+    )
+
+
+def test_a_python_stack_cut_within_its_cause_is_truncated():
+    capture = recorded_pair(("shop.LoadError", "load failed"), stack=CUT_WITHIN_CAUSE)
+    assert hop_of(capture, 2)["verdict"] == "truncated"
+
+
+def test_a_java_cause_cut_between_two_words_is_truncated_not_wrapped():
+    stack = (
+        "shop.LoadError: load failed\n\tat shop.Load.run(Load.java:9)\n"
+        "Caused by: ConnectionError: connection refused by"
+    )
+    capture = recorded_pair(("shop.LoadError", "load failed"), stack=stack, language="java")
+    assert hop_of(capture, 2)["verdict"] == "truncated"
+
+
+def test_two_exceptions_under_a_500_each_are_compared_by_what_they_tell():
+    stack = python_stack("shop.Unavailable: nothing to sell today")
+    capture = recorded_pair(("shop.Unavailable", "nothing to sell today"), stack=stack)
+    assert hop_of(capture, 2)["verdict"] == "replaced"
+
+
+def test_a_code_that_is_passed_on_is_kept_whatever_the_texts_say():
+    stack = python_stack("shop.Unavailable: nothing to sell today")
+    capture = recorded_pair(
+        ("shop.Unavailable", "nothing to sell today"), stack=stack, http_response_status_code=503
+    )
+    assert hop_of(capture, 2)["verdict"] == "kept"
+
+
+@pytest.mark.parametrize(
+    ("outer", "verdict"),
+    [(f"load stock: {REFUSED}", "flattened"), (f"ConnectionError: {REFUSED}", "kept")],
+)
+def test_only_the_name_of_its_type_before_a_message_makes_a_text_the_same(outer, verdict):
+    capture = (
+        Capture(sdk_language="rust")
+        .span(1, 1, duration=30, status_message=outer, **ERROR)
+        .span(1, 2, 1, start=1, duration=5, **ERROR)
+        .event(1, 2, exception_type="ConnectionError", exception_message=REFUSED, time=at(6))
+    )
+    assert hop_of(capture, 2)["verdict"] == verdict
+
+
+@pytest.mark.parametrize(("recorded_at", "verdict"), [(7, "recovered"), (30, "status_lost")])
+def test_an_error_recorded_after_the_later_success_was_not_made_good_by_it(recorded_at, verdict):
+    error = {"exception_type": "ConnectionError", "exception_message": REFUSED}
+    capture = (
+        Capture(**PYTHON)
+        .span(1, 1, duration=30)
+        .span(1, 2, 1, name="query", start=1, duration=5, **ERROR)
+        .span(1, 3, 1, name="query", start=10, duration=5)
+        .event(1, 2, **error, time=at(6))
+        .event(1, 1, **error, time=at(recorded_at))
+    )
+    assert hop_of(capture, 2)["verdict"] == verdict
+
+
+def test_a_lost_status_below_does_not_hide_that_the_error_went_on():
+    error = {"exception_type": "ConnectionError", "exception_message": REFUSED}
+    capture = (
+        Capture(**PYTHON)
+        .span(1, 1, duration=30, **ERROR)
+        .span(1, 2, 1, name="load", start=1, duration=20)
+        .span(1, 3, 2, name="query", start=2, duration=5, **ERROR)
+        .event(1, 3, **error, time=at(7))
+        .event(1, 2, **error, time=at(21))
+        .event(1, 1, **error, time=at(30))
+    )
+    assert hop_of(capture, 3)["verdict"] == "status_lost"
+    assert hop_of(capture, 2)["verdict"] == "kept"

@@ -330,3 +330,31 @@ def test_a_stack_of_a_hundred_megabytes_is_read_in_part_and_marked():
     chain = parse_stacktrace(text)
     assert time.perf_counter() - start < 3
     assert chain["truncated"].to_list() == [True]
+
+
+CHAINED = (
+    'Traceback (most recent call last):\n  File "db.py", line 3, in query\n'
+    "ConnectionError: connection refused by the database\n\n"
+    "The above exception was the direct cause of the following exception:\n\n"
+    'Traceback (most recent call last):\n  File "shop.py", line 9, in load\n'
+    "shop.LoadError: load failed\n"
+)
+
+
+@pytest.mark.parametrize(
+    ("end", "relation"), [("refused by the", "context"), ("following exception:", "cause")]
+)
+def test_a_python_text_cut_within_a_cause_keeps_the_recorded_error_above_it(end, relation):
+    text = CHAINED[: CHAINED.index(end) + len(end)]
+    chain = parse_stacktrace(text, language="python", type="shop.LoadError", message="load failed")
+    assert chain["type"].to_list() == ["shop.LoadError", "ConnectionError"]
+    assert chain["relation"].to_list() == ["head", relation]
+    assert chain["parent_position"].to_list() == [None, 0]
+    assert chain["truncated"].to_list() == [True, True]
+    assert chain["message"][1] in "connection refused by the database"
+
+
+def test_a_whole_python_text_of_another_error_than_the_recorded_one_is_left_as_it_is():
+    text = CHAINED[: CHAINED.index("\nThe above")]
+    chain = parse_stacktrace(text, language="python", type="shop.LoadError", message="load failed")
+    assert chain["truncated"].to_list() == [False]

@@ -66,7 +66,8 @@ def compare(child: Side, parent: Side) -> tuple[str, float, str]:
     if _same(head, (parent.type, parent.message)):
         sure = child.type is not None and parent.type is not None
         return "kept", 0.97 if sure else 0.85, "same type and message on both spans"
-    if any(_same(head, link) for link in parent.inner):
+    last = parent.inner[-1] if parent.truncated and parent.inner else None
+    if any(_same(head, link) for link in parent.inner if link != last or link[1] == child.message):
         return "wrapped", 0.97, "the parent's chain holds the child's error"
     held = _held(child.message, parent.message)
     if held and parent.type in WRAPPER_TYPES:
@@ -98,14 +99,24 @@ def _same(one: Told, other: Told) -> bool:
     if message_a and message_b:
         if message_a == message_b:
             return True
-        named_a, named_b = message_a.partition(": ")[2], message_b.partition(": ")[2]
-        if (type_a is None and named_a == message_b) or (type_b is None and named_b == message_a):
+        if _named(one) == (type_b and _last(type_b), message_b) or _named(other) == (
+            type_a and _last(type_a),
+            message_a,
+        ):
             return True  # a status message in the form "Type: message"
         short, long = sorted((message_a, message_b), key=len)
         return (
             bool(type_a and type_b) and len(short) >= MIN_MESSAGE and long.startswith(f"{short} ")
         )
     return not message_a and not message_b and bool(type_a and type_b)
+
+
+def _named(told: Told) -> Told | None:
+    """Split an untyped ``Type: message``; a prefix of several words is no type's name."""
+    if told[0] is not None or not told[1]:
+        return None
+    name, colon, message = told[1].partition(": ")
+    return (_last(name), message) if colon and " " not in name else None
 
 
 def _held(message: str | None, text: str | None) -> bool:
@@ -142,8 +153,6 @@ def _flattened(parent: Side) -> tuple[str, float, str]:
             return "flattened", 0.93, f"{told}, and {parent.type} holds no inner error"
         if parent.type is not None:
             return "not_determinable", 0.6, f"{told}; whether {parent.type} wraps is not recorded"
-    if parent.language == "rust" and not parent.inner:
-        return "not_determinable", 0.6, f"{told}; this API records no causes"
     if parent.language in _CHAIN_LANGUAGES and parent.has_stack and not parent.truncated:
         return "flattened", 0.93, f"{told}; its stack trace names no cause of that kind"
     return "flattened", 0.7, f"{told}; a cause, if there was one, is not recorded"
@@ -159,6 +168,8 @@ def _unrelated(child: Side, parent: Side) -> tuple[str, float, str]:
         return "replaced", 0.9, told
     if parent.language == "go" and parent.type in (TEXT_TYPES | WRAPPER_TYPES):
         return "replaced", 0.88, told
+    if parent.language == "go" and parent.type is not None and parent.message:
+        return "replaced", 0.7, f"{told}; a Go error that wraps another prints its text by habit"
     if parent.language == "rust" and parent.inner:
         return "replaced", 0.85, told
     if not (child.message or child.type):

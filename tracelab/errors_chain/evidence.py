@@ -143,6 +143,7 @@ def told_by_spans(spans: pl.DataFrame, records: pl.DataFrame) -> pl.DataFrame:
             pl.lit(value=False).alias("truncated"),
             pl.lit(value=False).alias("has_stack"),
             pl.lit(value=False).alias("recorded"),
+            pl.lit(None, newest.schema["time"]).alias("time"),
             pl.lit(0, newest.schema["age"]).alias("age"),
         )
     )

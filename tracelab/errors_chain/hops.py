@@ -183,6 +183,7 @@ def _with_relation(hops: pl.DataFrame, spans: pl.DataFrame, records: pl.DataFram
         pl.col("raw_type").alias("up_raw_type"),
         pl.col("raw_message").alias("up_raw_message"),
         "age",
+        pl.col("time").alias("told_at"),
         *(pl.col(name).alias(f"p_{name}") for name in SIDE),
     )
     hops = hops.join(mine, on=SPAN, how="left").with_columns(
@@ -232,6 +233,7 @@ def best_relation(pairs: pl.DataFrame) -> pl.DataFrame:
                 for name in ("type", "message")
                 if f"up_raw_{name}" in pairs.columns
             ),
+            *(["told_at"] if "told_at" in pairs.columns else []),
         )
     )
 
@@ -253,6 +255,20 @@ def _with_recovery(
         .group_by("up_trace", "up_span")
         .agg(pl.col("other_start").max().alias("last_start"))
     )
+    ended = spans.select(
+        "trace_id",
+        pl.col("span_id").alias("recovered_by"),
+        pl.col("end_time").alias("recovered_at"),
+    )
+    arrived = (
+        hops.filter(positive)
+        .select(
+            pl.col("up_trace").alias("trace_id"),
+            pl.col("up_span").alias("span_id"),
+            pl.lit(value=True).alias("holds_arrival"),
+        )
+        .unique()
+    )
     return (
         hops.join(found, on="row", how="left")
         .join(after, on=["up_trace", "up_span"], how="left")
@@ -260,6 +276,9 @@ def _with_recovery(
             positive.any().over("up_trace", "up_span").alias("up_explained"),
             (pl.col("last_start") > pl.col("end_time").dt.timestamp("ns")).alias("work_after"),
         )
+        .join(ended, on=["trace_id", "recovered_by"], how="left")
+        .join(arrived, on=SPAN, how="left")
+        .with_columns(pl.col("holds_arrival").fill_null(value=False))
     )
 
 

@@ -53,12 +53,17 @@ def parse_with_frames(traces: TraceSet) -> pl.DataFrame:
         return pl.DataFrame(schema={**schema.EXCEPTIONS, "frames": pl.List(pl.String)})
     multiline = pl.col("exception_message").str.contains("\n", literal=True)
     joined = pl.col("exception_type").is_in(sorted(go.JOIN_TYPES))
+    # a traceback cut within a cause does not name the error that was recorded
+    open_end = (
+        pl.col("stack").str.contains("Traceback (most recent", literal=True)
+        & ~pl.col("stack").str.ends_with("\n")
+    ).fill_null(value=False)
     needs_text = pl.col("stack").is_not_null() | (
         multiline & pl.col("exception_message").is_not_null()
     )
     keyed = events.with_columns(
-        pl.when(multiline | joined).then("exception_type").alias("text_type"),
-        pl.when(multiline).then("exception_message").alias("text_message"),
+        pl.when(multiline | joined | open_end).then("exception_type").alias("text_type"),
+        pl.when(multiline | open_end).then("exception_message").alias("text_message"),
         needs_text.fill_null(value=False).alias("needs_text"),
     )
     heads = keyed.filter(~pl.col("needs_text")).select(

@@ -136,9 +136,35 @@ def parse_chain(
     if message and "\n" in message and guess not in ("python", "php", "go"):
         part, message = _without_message(part, type_name, message)
     chain = PARSERS[guess](part)[:MAX_LINKS]
+    if guess == "python" and whole:
+        chain = _with_unseen_head(chain, part, type_name, message)
     if chain and not whole:
         chain[0 if guess in ("python", "php") else -1].truncated = True
     return guess, chain
+
+
+def _with_unseen_head(chain: Chain, text: str, type_name: str | None, message: str | None) -> Chain:
+    """Put the recorded error above a traceback that was cut before it was printed.
+
+    Python prints the oldest error first: what a length limit leaves are the causes.
+    """
+    if not chain or not type_name or text.endswith("\n"):
+        return chain
+    printed = chain[0]
+    same_type = printed.type is None or last_name(printed.type) == last_name(type_name)
+    same_text = not printed.message or not message or message.startswith(printed.message)
+    if same_type and same_text:
+        return chain
+    for link in chain:
+        link.parent = 0 if link.parent is None else link.parent + 1
+    printed.relation = "cause" if text.rstrip().endswith(python.CAUSE) else "context"
+    printed.truncated = True
+    return [Link(type=type_name, message=message, truncated=True), *chain][:MAX_LINKS]
+
+
+def last_name(type_name: str) -> str:
+    """Last component of a dotted type name."""
+    return type_name.rpartition(".")[2]
 
 
 def _without_message(text: str, type_name: str | None, message: str) -> tuple[str, str]:

@@ -7,6 +7,9 @@ import polars as pl
 from tracelab import schema
 from tracelab.errors_chain.comparing import POSITIVE
 
+SURE_RECOVERY: Final = 0.95
+"""Least confidence of a recovery that holds against a parent with status ERROR."""
+
 _CALL_KINDS: Final = ["SERVER", "CLIENT", "CONSUMER", "PRODUCER"]
 
 Case = tuple[pl.Expr, pl.Expr | str, pl.Expr | float, pl.Expr | str]
@@ -65,6 +68,9 @@ def _none(dtype: schema.ColumnType) -> pl.Expr:
 def _borders() -> list[Case]:
     """Hops whose other side is not in the capture, or shows the very same answer."""
     code = pl.col("http_response_status_code")
+    # 500 is what any exception is answered with: two that were recorded tell more
+    both_tell = pl.all_horizontal("has_exception", "up_has_exception") & (code == 500)
+    local = ~pl.col("boundary").is_in(["network", "queue"])
     return [
         (
             ~pl.col("up_present"),
@@ -76,6 +82,7 @@ def _borders() -> list[Case]:
             (code == pl.col("up_http_response_status_code"))
             & (code >= 400)
             & pl.any_horizontal("up_is_error", "up_is_4xx")
+            & ~(both_tell & local)
             & ~pl.col("relation").is_in(POSITIVE).fill_null(value=False),
             "kept",
             0.9,
@@ -91,7 +98,14 @@ def _shown() -> pl.Expr:
 def _weak() -> list[Case]:
     """Child with an exception that left it but no status: a panic, or a forgotten status."""
     weak = pl.col("is_weak")
+    arrived = pl.col("up_is_error") & pl.col("relation").is_in(POSITIVE)
     return [
+        (
+            weak & arrived & pl.col("holds_arrival"),
+            pl.col("relation"),
+            pl.col("relation_confidence") * 0.95,
+            pl.col("relation_reason"),
+        ),
         (
             weak & (_shown() | pl.col("above_relation").is_not_null()),
             "status_lost",
@@ -115,7 +129,11 @@ def _failing_parent() -> list[Case]:
     )
     relation = (pl.col("relation"), pl.col("relation_confidence"), pl.col("relation_reason"))
     silent = ~pl.col("up_tells")
-    made_good = pl.col("recovered_by").is_not_null()
+    # a loop calls the same operation again, too: where the parent failed, only a resend,
+    # the same target, or another child that explains the failure makes a recovery likely
+    made_good = pl.col("recovered_by").is_not_null() & (
+        (pl.col("recovery_confidence") >= SURE_RECOVERY) | pl.col("up_explained") | ~pl.col("tells")
+    )
     recovered = ("recovered", pl.col("recovery_confidence") * 0.9, pl.col("recovery_reason"))
     text_kept = pl.col("relation").is_in(["kept", "wrapped", "truncated"])
     return [
@@ -155,6 +173,8 @@ def _quiet_parent() -> list[Case]:
     positive = pl.col("relation").is_in(POSITIVE)
     made_good = pl.col("recovered_by").is_not_null()
     recovered = ("recovered", pl.col("recovery_confidence"), pl.col("recovery_reason"))
+    # recorded after the later attempt had ended well: that attempt did not make it good
+    told_later = positive & (pl.col("told_at") > pl.col("recovered_at")).fill_null(value=False)
     explicit = pl.col("up_status_code") == "OK"
     called = (pl.col("up_kind") == "CLIENT") & (pl.col("kind") == "SERVER")
     queued = (pl.col("boundary") == "queue") | (
@@ -169,7 +189,7 @@ def _quiet_parent() -> list[Case]:
             0.9,
             "the parent answered with 5xx but its status is not ERROR",
         ),
-        (made_good, *recovered),
+        (made_good & ~told_later, *recovered),
         (
             pl.col("up_is_4xx"),
             "kept",

@@ -7,7 +7,7 @@ from typing import Final
 from tracelab.errors_chain.chain import MAX_LINKS, Chain, Frame, Link, to_int
 
 MARK: Final = re.compile(r"(?:Exception Group )?Traceback \(most recent call last\):")
-_CAUSE: Final = "The above exception was the direct cause of the following exception:"
+CAUSE: Final = "The above exception was the direct cause of the following exception:"
 _CONTEXT: Final = "During handling of the above exception, another exception occurred:"
 _FRAME: Final = re.compile(r'^\s*File "(.*)", line (\d+)(?:, in (.*))?$')
 _FINAL: Final = re.compile(r"^([A-Za-z_][\w.<>]*)(?:: ?(.*))?$")
@@ -104,8 +104,8 @@ def _add_member(stack: list[_Level], member: _Level, number: str) -> None:
 
 def _content(level: _Level, line: str) -> None:
     part = level.parts[-1]
-    if line in (_CAUSE, _CONTEXT) and part.ended:
-        level.relations.append("cause" if line == _CAUSE else "context")
+    if line in (CAUSE, _CONTEXT) and part.ended:
+        level.relations.append("cause" if line == CAUSE else "context")
         level.parts.append(_Part())
         return
     link = part.link
