@@ -122,7 +122,9 @@ class Explorer:
         )
 
     def _ipython_display_(self) -> None:
-        from IPython.display import display
+        from IPython.display import display as _display
+
+        display: Any = _display
 
         display({"text/html": self._repr_html_(), "text/plain": repr(self)}, raw=True)
         try:

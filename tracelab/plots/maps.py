@@ -88,6 +88,7 @@ def service_map(edges: pl.DataFrame, breaks: pl.DataFrame) -> go.Figure:
             y=[y0, (y0 + y1) / 2, y1],
             mode="lines+text" if hop["broken"] else "lines",
             text=["", f"{hop['broken'] / total:.1%} broken", ""],
+            textposition="top center",
             line={
                 "width": 1 + 6 * total / most,
                 "color": VERMILION if hop["broken"] else GREY,

@@ -53,15 +53,12 @@ function traceExplorer(el, content, ask) {
   }
 
   async function copy(text) {
-    try {
-      await navigator.clipboard.writeText(text);
-    } catch {
-      // Pages opened from a file have no clipboard of their own.
-      const area = document.body.appendChild(make("textarea", "", text));
-      area.select();
-      document.execCommand("copy");
-      area.remove();
-    }
+    // First the old way: it works in pages opened from a file, and asks for no permission.
+    const area = document.body.appendChild(make("textarea", "", text));
+    area.select();
+    const done = document.execCommand("copy");
+    area.remove();
+    if (!done) await navigator.clipboard.writeText(text);
   }
 
   function fill() {
@@ -72,9 +69,12 @@ function traceExplorer(el, content, ask) {
       const line = make("tr");
       line.tabIndex = 0;
       line.append(make("td", "severity " + row.severity, row.severity));
-      for (const field of ["kind", "why", "hop", "span"]) line.append(make("td", "", row[field]));
+      for (const field of ["kind", "why", "hop", "span"]) {
+        line.append(make("td", "", row[field]));
+        line.lastChild.title = row[field];
+      }
       line.append(make("td", "", row.confidence === null ? "" : row.confidence.toFixed(2)));
-      line.append(make("td"), make("td"));
+      line.append(make("td", "ids"), make("td", "ids"));
       line.children[6].append(copyable(row.trace_id));
       line.children[7].append(copyable(row.span_id));
       line.addEventListener("click", () => open(row, line));
