@@ -549,3 +549,54 @@ def test_a_lost_status_below_does_not_hide_that_the_error_went_on():
     )
     assert hop_of(capture, 3)["verdict"] == "status_lost"
     assert hop_of(capture, 2)["verdict"] == "kept"
+
+
+@pytest.mark.parametrize(
+    "told",
+    [
+        {"status_message": "context canceled"},
+        {"error_type": "asyncio.exceptions.CancelledError"},
+        {"status_message": "System.Threading.Tasks.TaskCanceledException: A task was canceled."},
+        {"status_message": "The operation was aborted", "error_type": "AbortError"},
+        {"attributes": '{"rpc.grpc.status_code":1}'},
+        {"attributes": '{"rpc.grpc.status_code":5}', "status_message": "no such user"},
+        {"attributes": '{"rpc.response.status_code":"ALREADY_EXISTS"}'},
+        {"http_response_status_code": 404},
+    ],
+)
+def test_a_cancelled_call_or_a_refused_request_is_not_called_swallowed(told):
+    capture = (
+        Capture(**GO)
+        .span(1, 1, kind="SERVER", duration=30, http_response_status_code=200)
+        .span(1, 2, 1, kind="CLIENT", start=1, duration=5, **ERROR, **told)
+    )
+    assert hop_of(capture, 2)["verdict"] == "not_determinable"
+
+
+@pytest.mark.parametrize(
+    "told",
+    [
+        {"status_message": "current transaction is aborted"},
+        {"attributes": '{"rpc.grpc.status_code":14}'},
+        {"http_response_status_code": 503},
+    ],
+)
+def test_a_failed_call_that_nobody_gave_up_is_swallowed(told):
+    capture = (
+        Capture(**GO)
+        .span(1, 1, kind="SERVER", duration=30, http_response_status_code=200)
+        .span(1, 2, 1, kind="CLIENT", start=1, duration=5, **ERROR, **told)
+    )
+    assert hop_of(capture, 2)["verdict"] == "swallowed"
+
+
+@pytest.mark.parametrize("text", ["upstream said {}", "failed: [object Object]"])
+def test_an_error_that_became_an_empty_object_is_replaced(text):
+    capture = (
+        Capture(sdk_language="nodejs")
+        .span(1, 1, duration=30, **ERROR)
+        .span(1, 2, 1, start=1, duration=5, **ERROR)
+        .event(1, 2, exception_type="TypeError", exception_message=REFUSED, time=at(6))
+        .event(1, 1, exception_type="Error", exception_message=text, time=at(30))
+    )
+    assert hop_of(capture, 2)["verdict"] == "replaced"

@@ -1,5 +1,6 @@
 """What became of one error's text in the record of the next: pairs of distinct texts."""
 
+import re
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -21,6 +22,9 @@ _VOLATILE: Final = (
     r"[0-9a-fA-F]{8}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{12}"
     r"|0x[0-9a-fA-F]+|\b[0-9a-f]{12,}\b|\d+"
 )
+_EMPTIED: Final = re.compile(r"(?<![\w$.)\]])(?:\{\}|\[object Object\])(?!\w)")
+"""What an error becomes that JavaScript or Go turned into JSON or text without its fields."""
+
 POSITIVE: Final = ("kept", "wrapped", "flattened", "truncated")
 
 Told = tuple[str | None, str | None]  # type and message of one error
@@ -172,6 +176,8 @@ def _unrelated(child: Side, parent: Side) -> tuple[str, float, str]:
         return "replaced", 0.7, f"{told}; a Go error that wraps another prints its text by habit"
     if parent.language == "rust" and parent.inner:
         return "replaced", 0.85, told
+    if parent.message and _EMPTIED.search(parent.message):
+        return "replaced", 0.75, f"{told}; its text holds an object that lost its content"
     if not (child.message or child.type):
         return "kept", 0.6, "the child recorded no text to compare"
     return "not_determinable", 0.6, f"{told}; causes are not recorded here, so one may exist"

@@ -4,11 +4,18 @@ from typing import Final
 
 import polars as pl
 
-from tracelab import schema
+from tracelab import schema, semconv
 from tracelab.errors_chain.comparing import POSITIVE
+from tracelab.errors_chain.retries import attribute
 
 SURE_RECOVERY: Final = 0.95
 """Least confidence of a recovery that holds against a parent with status ERROR."""
+
+_CANCELLED: Final = (
+    r"(?i)context cancell?ed|(?:task|operation|request|call)\s?(?:was )?(?:cancell?ed|aborted)"
+    r"|Cancell?ed(?:Error|Exception)|CancellationException|AbortError|^cancell?ed$"
+)
+"""How Go, Python, Java, .NET, Node and gRPC name work that its caller gave up."""
 
 _CALL_KINDS: Final = ["SERVER", "CLIENT", "CONSUMER", "PRODUCER"]
 
@@ -168,6 +175,23 @@ def _failing_parent() -> list[Case]:
     ]
 
 
+def _callers_fault() -> pl.Expr:
+    """Whether a gRPC code says that the request, not the server, was at fault (a 4xx there)."""
+    code = pl.coalesce(
+        [attribute(f"rpc.{name}.status_code") for name in ("grpc", "response")]
+    ).str.to_uppercase()
+    faults = [*map(str, semconv.GRPC_SERVER_ERRORS), *semconv.GRPC_SERVER_ERRORS.values()]
+    return code.is_not_null() & ~code.is_in([*faults, "0", "OK"])
+
+
+def _was_cancelled() -> pl.Expr:
+    """Whether the child tells of a cancellation: the other side gave up, nothing went wrong."""
+    texts = ("raw_type", "raw_message", "status_message", "error_type")
+    return pl.any_horizontal(
+        pl.col(name).str.contains(_CANCELLED).fill_null(value=False) for name in texts
+    )
+
+
 def _quiet_parent() -> list[Case]:
     """Parent without status ERROR: lost on the way, made good, or swallowed."""
     positive = pl.col("relation").is_in(POSITIVE)
@@ -239,10 +263,16 @@ def _quiet_parent() -> list[Case]:
             "the parent has error.type, but its status is not ERROR",
         ),
         (
-            pl.col("is_4xx") & ~pl.col("has_exception"),
+            pl.col("is_4xx") | _callers_fault(),
             "not_determinable",
             0.7,
-            "a 4xx answer may be an ordinary outcome for the caller",
+            "a 4xx answer, or its gRPC like, may be an ordinary outcome for the caller",
+        ),
+        (
+            _was_cancelled(),
+            "not_determinable",
+            0.7,
+            "the work was cancelled, which its caller may have done on purpose",
         ),
         (
             above.is_not_null() & ~pl.col("work_after").fill_null(value=False),
