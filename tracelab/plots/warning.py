@@ -286,5 +286,10 @@ def _whole(red: pl.DataFrame, service: str, max_points: int) -> pl.DataFrame:
         rows.with_columns(pl.when(known).then(edge / 1e6).alias("p95_ms"))
         .with_columns((pl.int_range(pl.len()) // fold).alias("_part"))
         .group_by("_part", maintain_order=True)
-        .agg(pl.col("time").first(), pl.col("errors_5xx").sum(), pl.col("p95_ms").max())
+        .agg(
+            pl.col("time").first(),
+            # A silent bin stays a gap; a sum would draw it as no failure.
+            pl.when(pl.col("errors_5xx").count() > 0).then(pl.col("errors_5xx").sum()),
+            pl.col("p95_ms").max(),
+        )
     )
