@@ -1,6 +1,5 @@
 """A capture back to OTLP, as the Collector's file exporter writes it."""
 
-import itertools
 import json
 import struct
 from collections.abc import Iterator
@@ -15,19 +14,11 @@ from tracelab import schema
 from tracelab.exceptions import ParameterError
 from tracelab.io.attribute_pairs import AttributePairs, joined_arrays
 from tracelab.io.attributes import Index
+from tracelab.io.envelope import ENVELOPE, enum_numbers_of, message_bounds
 from tracelab.io.write_other import log_requests, metric_requests
+from tracelab.io.write_proto import proto_messages
 from tracelab.traceset import TraceSet
 
-_ENVELOPE: Final = (
-    "resource_attributes",
-    "resource_dropped_attributes_count",
-    "resource_schema_url",
-    "scope_name",
-    "scope_version",
-    "scope_attributes",
-    "scope_dropped_attributes_count",
-    "scope_schema_url",
-)
 _BATCH: Final = 100_000
 """Spans that are turned into text at a time; some 100 MB of memory."""
 
@@ -117,8 +108,6 @@ class OtlpWriter:
     ) -> Iterator[bytes]:
         if self._encoding == "json":
             return _json_messages(spans, events, links, self._spans_per_message)
-        from tracelab.io.write_proto import proto_messages
-
         return proto_messages(spans, events, links, self._spans_per_message)
 
     def _put(self, message: bytes) -> None:
@@ -188,7 +177,7 @@ def _batches(traces: TraceSet) -> Iterator[tuple[pl.DataFrame, pl.DataFrame, pl.
         part = spans.slice(start, _BATCH)
         order = (
             part.select(
-                pl.struct(*_ENVELOPE).rank("dense").alias("group"),
+                pl.struct(*ENVELOPE).rank("dense").alias("group"),
                 pl.int_range(pl.len()).alias("row"),
             )
             .sort("group", "row")
@@ -218,17 +207,6 @@ def _of_part(table: pl.DataFrame, start: int, place: Index) -> pl.DataFrame:
         return part
     moved = place[part["row"].to_numpy().astype(np.int64) - start]
     return part.with_columns(pl.Series("row", moved)).sort("row", maintain_order=True)
-
-
-def message_bounds(spans: pl.DataFrame, spans_per_message: int) -> list[tuple[int, int]]:
-    """Cut spans, sorted by envelope, into runs of one resource and scope each."""
-    group = spans.select(pl.struct(*_ENVELOPE).rle_id()).to_series().to_numpy()
-    edges = [0, *(np.flatnonzero(np.diff(group)) + 1).tolist(), len(group)]
-    return [
-        (at, min(at + spans_per_message, stop))
-        for start, stop in itertools.pairwise(edges)
-        for at in range(start, stop, spans_per_message)
-    ]
 
 
 def _member(name: str, written: pl.Expr, present: pl.Expr) -> pl.Expr:
@@ -262,15 +240,6 @@ def _count_member(name: str, column: str) -> pl.Expr:
 
 def _array_member(name: str, column: str) -> pl.Expr:
     return _member(name, pl.col(column), pl.col(column) != "[]")
-
-
-def enum_numbers_of(column: str, words: tuple[str, ...]) -> pl.Expr:
-    """Return the numbers of an enum's words; an unknown number stands as text already."""
-    value = pl.col(column)
-    known = value.replace_strict(
-        list(words), list(range(len(words))), default=None, return_dtype=pl.Int32
-    )
-    return pl.coalesce(known, value.cast(pl.Int32, strict=False), pl.lit(0, pl.Int32))
 
 
 def _object(*members: pl.Expr) -> pl.Expr:

@@ -13,8 +13,8 @@ from tracelab.exceptions import ParameterError
 from tracelab.io.attribute_pairs import AttributePairs
 from tracelab.io.attributes import Index, arrow_text
 from tracelab.io.canonical import encode_value
+from tracelab.io.envelope import enum_numbers_of, message_bounds
 from tracelab.io.lean import handler
-from tracelab.io.write_otlp import enum_numbers_of, message_bounds
 
 _ODD_HEX: Final = "id {!r} is no hex, which protobuf cannot carry; pass encoding='json'"
 
