@@ -4,6 +4,7 @@ import gzip
 import json
 import tarfile
 from datetime import UTC, datetime
+from pathlib import Path
 
 import polars as pl
 import pytest
@@ -12,8 +13,10 @@ from building import EPOCH_NS, MS, Capture, span_id
 from tracelab.errors_chain import compare_goroutines, match_goroutines
 from tracelab.exceptions import SourceError, UnknownFormatError
 from tracelab.gostack import parse_goroutines, read_header
+from tracelab.io import read_traces
 from tracelab.io.goroutines import GOROUTINES, read_goroutine_profile
 
+LAB = Path(__file__).resolve().parents[1] / "data" / "lab"
 AT = datetime.fromtimestamp(EPOCH_NS / 1e9 + 1, tz=UTC)
 
 DEBUG_2 = """goroutine 34 [sleep]:
@@ -170,10 +173,61 @@ def test_the_goroutine_id_leads_to_the_innermost_span_that_was_open(tmp_path):
     assert span_id(4) not in matches["span_id"].to_list()  # over when the profile was taken
 
 
-def test_without_ids_names_and_time_lead_to_the_request(tmp_path):
-    best = first(match_goroutines(capture(), profile(tmp_path)), 34)
-    assert best["span_id"] == span_id(1)
+def test_without_ids_names_and_time_lead_to_the_request_and_into_it(tmp_path):
+    matches = match_goroutines(capture(), profile(tmp_path))
+    best = first(matches, 34)
+    assert best["span_id"] == span_id(2)
     assert any("hang" in line for line in best["evidence"])
+    assert span_id(1) in matches["span_id"].to_list()
+
+
+def test_two_spans_open_within_the_request_do_not_hide_it(tmp_path):
+    built = Capture(sdk_language="go", service_name="shop")
+    built.span(1, 1, kind="SERVER", name="GET /hang/{id}", duration=3000)
+    for child in (2, 3):
+        built.span(1, child, 1, name="query", start=1, duration=2990)
+    assert first(match_goroutines(built.traces(), profile(tmp_path)), 34)["span_id"] == span_id(1)
+
+
+def test_a_profile_without_a_time_leads_by_rare_names_and_less_surely(tmp_path):
+    (tmp_path / "p.txt").write_text(DEBUG_2)
+    undated = read_goroutine_profile(tmp_path / "p.txt")
+    built = Capture(sdk_language="go", service_name="shop")
+    built.span(1, 1, kind="SERVER", name="GET /hang/{id}", duration=3000)
+    best = first(match_goroutines(built.traces(), undated), 34)
+    assert best["span_id"] == span_id(1)
+    assert best["confidence"] <= 0.55
+    for other in range(2, 60):
+        built.span(other, other, kind="SERVER", name="GET /hang/{id}", duration=3)
+    assert match_goroutines(built.traces(), undated).is_empty()
+
+
+def test_an_id_counts_less_where_several_processes_count_theirs(tmp_path):
+    built = Capture(sdk_language="go")
+    built.span(1, 1, duration=3000, service="shop", task_id="34")
+    built.span(2, 2, duration=3000, service="vault")
+    alone = match_goroutines(built.traces(), profile(tmp_path), service="shop")
+    among = match_goroutines(built.traces(), profile(tmp_path))
+    assert first(alone, 34)["confidence"] > 0.9
+    assert first(among, 34)["confidence"] < 0.5
+
+
+@pytest.mark.parametrize("run", ["generations-dev", "generations-held"])
+def test_hanging_requests_of_the_lab_are_found_in_both_forms_of_the_profile(run):
+    folder = LAB / run
+    if not (folder / "traces.jsonl.gz").is_file():
+        pytest.skip("the lab's captures are not here")
+    traces = read_traces(str(folder / "traces.jsonl.gz"))
+    exported = traces.spans.filter(pl.col("name") == "GET /hang/{id}")["trace_id"].to_list()
+    for name in ("goroutines-debug1.txt", "goroutines-debug2.txt"):
+        goroutines = read_goroutine_profile(folder / name).with_row_index("goroutine")
+        hanging = goroutines.filter(pl.col("functions").list.contains("main.hang"))
+        assert hanging["count"].sum() == 2
+        best = match_goroutines(traces, goroutines.drop("goroutine")).filter(
+            pl.col("goroutine").is_in(hanging["goroutine"].implode()), pl.col("candidate") == 1
+        )
+        assert set(best["trace_id"]) <= set(exported)
+        assert best.is_empty() == (not exported)
 
 
 def test_two_requests_that_cannot_be_told_apart_share_the_probability(tmp_path):

@@ -33,7 +33,11 @@ _FOREIGN: Final = (
 )
 """Packages that every goroutine passes through: their functions tell nothing."""
 
+_MAX_NESTED: Final = 16
 _MIN_WORD: Final = 4
+_RARE: Final = 50
+"""Most spans that a word may name to lead anywhere where the profile's time is not known."""
+
 _HEADER: Final = r"^goroutine (\d+) "
 
 
@@ -54,10 +58,11 @@ def match_goroutines(
     goroutines : pl.DataFrame
         What `read_goroutine_profile` gives.
     time : datetime, optional
-        When the profile was taken; else the profile's own time; without either, time
-        gives no evidence.
+        When the profile was taken; else the profile's own time (texts have none); without
+        either, time gives no evidence, and the candidates are weak ones.
     service : str, optional
-        The service whose profile it is; else all Go services come in question.
+        The service whose profile it is; else all Go services come in question, and as ids
+        of goroutines are counted from 1 in every process, one id leads to all of them.
     top : int
         Most candidates per goroutine.
 
@@ -99,7 +104,7 @@ def match_goroutines(
         [
             _by_id(numbered, spans, traces),
             _by_labels(numbered, spans),
-            _by_words(numbered, spans),
+            _inwards(_by_words(numbered, spans), spans),
             # a request that never ended left no span: its caller may have
             _by_words(numbered, callers).with_columns(
                 pl.col("strength") * 0.7,
@@ -191,6 +196,12 @@ def _by_id(goroutines: pl.DataFrame, spans: pl.DataFrame, traces: TraceSet) -> p
     )
     ids = pl.concat([stated.filter(pl.col("id").is_not_null()), recorded]).unique()
     opened = spans.select(*SPAN, "open")
+    processes = max(1, spans.select("service_name", "service_instance_id").n_unique())
+    # a server's goroutine takes one request after the other: without a time, any of them
+    strength = pl.when(pl.col("open")).then(0.97).otherwise(0.4) / processes
+    why = pl.format("the span ran on goroutine {}", "goroutine_id")
+    if processes > 1:
+        why = pl.format("{} of one of {} processes", why, pl.lit(processes))
     return (
         goroutines.filter(pl.col("goroutine_id").is_not_null())
         .join(ids, left_on="goroutine_id", right_on="id", how="inner")
@@ -200,8 +211,8 @@ def _by_id(goroutines: pl.DataFrame, spans: pl.DataFrame, traces: TraceSet) -> p
         .select(
             "goroutine",
             *SPAN,
-            pl.when(pl.col("open")).then(0.97).otherwise(0.7).alias("strength"),
-            pl.format("the span ran on goroutine {}", "goroutine_id").alias("why"),
+            strength.alias("strength"),
+            why.alias("why"),
         )
     )
 
@@ -242,7 +253,8 @@ def _by_labels(goroutines: pl.DataFrame, spans: pl.DataFrame) -> pl.DataFrame:
 def _by_words(goroutines: pl.DataFrame, spans: pl.DataFrame) -> pl.DataFrame:
     """Join functions to spans by words of their names, rare words counting more.
 
-    Only spans that were open when the profile was taken come in question.
+    Only spans that were open when the profile was taken come in question; where that time
+    is not known, only words that few spans have.
     """
     nothing = pl.DataFrame(
         schema={
@@ -253,7 +265,7 @@ def _by_words(goroutines: pl.DataFrame, spans: pl.DataFrame) -> pl.DataFrame:
             "why": pl.String,
         }
     )
-    opened = spans.filter(pl.col("open"))
+    opened = spans.filter(pl.col("open").fill_null(value=True))
     if opened.is_empty():
         return nothing
     functions = (
@@ -268,21 +280,62 @@ def _by_words(goroutines: pl.DataFrame, spans: pl.DataFrame) -> pl.DataFrame:
     theirs = _words(opened, told, SPAN)
     if mine.is_empty() or theirs.is_empty():
         return nothing
-    weight = theirs.group_by("word").agg((1.0 / pl.len()).alias("weight"))
+    weight = theirs.group_by("word").agg(
+        (1.0 / pl.len()).alias("weight"), pl.len().alias("spans_named")
+    )
+    timed = pl.col("open").fill_null(value=False)
     return (
         mine.join(theirs, on="word", how="inner")
         .join(weight, on="word")
+        .join(opened.select(*SPAN, "open"), on=SPAN)
+        .filter(timed | (pl.col("spans_named") <= _RARE))
         .group_by("goroutine", *SPAN)
-        .agg(pl.col("weight").sum(), pl.col("word").unique().sort())
+        .agg(pl.col("weight").sum(), pl.col("word").unique().sort(), timed.first().alias("timed"))
         .select(
             "goroutine",
             *SPAN,
-            (0.55 + 0.3 * pl.col("weight").clip(0, 1)).alias("strength"),
-            pl.format("open then, and named alike: {}", pl.col("word").list.join(", ")).alias(
-                "why"
+            (pl.when("timed").then(0.55).otherwise(0.25) + 0.3 * pl.col("weight").clip(0, 1)).alias(
+                "strength"
             ),
+            pl.format(
+                "{} named alike: {}",
+                pl.when("timed").then(pl.lit("open then, and")).otherwise(pl.lit("at any time,")),
+                pl.col("word").list.join(", "),
+            ).alias("why"),
         )
     )
+
+
+def _inwards(found: pl.DataFrame, spans: pl.DataFrame) -> pl.DataFrame:
+    """Go from a request that was open to the one span within it that was open, too."""
+    opened = spans.filter(pl.col("open").fill_null(value=False))
+    only = (
+        opened.group_by("trace_id", "parent_span_id", "service_name", "service_instance_id")
+        .agg(pl.col("span_id").first().alias("inner"), pl.len().alias("n"))
+        .filter(pl.col("n") == 1)
+    )
+    steps = opened.select(*SPAN, "service_name", "service_instance_id").join(
+        only,
+        left_on=[*SPAN, "service_name", "service_instance_id"],
+        right_on=["trace_id", "parent_span_id", "service_name", "service_instance_id"],
+        nulls_equal=True,
+    )
+    levels = [found]
+    for _ in range(_MAX_NESTED):
+        deeper = levels[-1].join(steps.select(*SPAN, "inner"), on=SPAN, how="inner")
+        if deeper.is_empty():
+            break
+        levels.append(
+            deeper.with_columns(
+                pl.col("inner").alias("span_id"),
+                pl.col("strength") * 0.95,
+                pl.concat_str(
+                    pl.lit("the one span open within another: "),
+                    pl.col("why").str.strip_prefix("the one span open within another: "),
+                ).alias("why"),
+            ).drop("inner")
+        )
+    return pl.concat(levels)
 
 
 def _path() -> pl.Expr:
