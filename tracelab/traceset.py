@@ -5,7 +5,7 @@ from functools import cached_property
 
 import polars as pl
 
-from tracelab import schema
+from tracelab import html, schema
 from tracelab.exceptions import UnknownTraceError
 
 
@@ -110,6 +110,12 @@ class TraceSet:
                 f"  services  {', '.join(services[:8]) or 'none'}{more}",
             )
         )
+
+    def _repr_html_(self) -> str:
+        rows = [(name, f"{getattr(self, name).height:,}") for name in TABLES]
+        return html.table(
+            ("table", "rows"), rows, caption=f"TraceSet, {self.n_traces:,} traces"
+        ) + ("".join(f"<p>{html.escape(line)}</p>" for line in repr(self).split("\n")[1:]))
 
 
 TABLES = {

@@ -80,16 +80,17 @@ class Explorer:
         import anywidget
         import traitlets
 
-        library = plotly_script().removeprefix("<script>").removesuffix("</script>")
-        made = anywidget.AnyWidget()
-        made.add_traits(
-            content=traitlets.Unicode(self._content({})).tag(sync=True),
-            library=traitlets.Unicode(library).tag(sync=True),
-            twin=traitlets.Unicode(self._twin).tag(sync=True),
-            _esm=traitlets.Unicode(_asset("explorer.js") + _asset("explorer_widget.js")).tag(
-                sync=True
-            ),
-            _css=traitlets.Unicode(_asset("explorer.css")).tag(sync=True),
+        class Living(anywidget.AnyWidget):
+            _esm = _asset("explorer.js") + _asset("explorer_widget.js")
+            _css = _asset("explorer.css")
+            content = traitlets.Unicode().tag(sync=True)
+            library = traitlets.Unicode().tag(sync=True)
+            twin = traitlets.Unicode().tag(sync=True)
+
+        made = Living(
+            content=self._content({}),
+            library=plotly_script().removeprefix("<script>").removesuffix("</script>"),
+            twin=self._twin,
         )
         made.on_msg(self._answer)
         return made
