@@ -41,13 +41,15 @@ class OfflineRenderer(MimetypeRenderer):  # type: ignore[misc]
         spec = pio.to_json(fig_dict, validate=False, remove_uids=False)
         number = next(self._numbers)
         text = script_json(spec)
+        # Without a height of its own a figure takes that of the window.
+        height = int(fig_dict.get("layout", {}).get("height") or 450)
         return {
             "application/vnd.plotly.v1+json": pio.renderers["plotly_mimetype"].to_mimebundle(
                 fig_dict
             )["application/vnd.plotly.v1+json"],
             "text/html": (
                 (plotly_script() if number == 0 else "")
-                + f'<div id="tracelab-figure-{number}"></div><script>(function(){{'
+                + f'<div id="tracelab-figure-{number}" style="height:{height}px"></div><script>(function(){{'
                 f"var spec={text};"
                 f'window.Plotly.newPlot("tracelab-figure-{number}",spec.data,spec.layout,'
                 "{responsive:true,displaylogo:false});})();</script>"
