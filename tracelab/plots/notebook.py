@@ -49,8 +49,8 @@ class OfflineRenderer(MimetypeRenderer):  # type: ignore[misc]
             )["application/vnd.plotly.v1+json"],
             "text/html": (
                 (plotly_script() if number == 0 else "")
-                + f'<div id="tracelab-figure-{number}" style="height:{height}px"></div><script>(function(){{'
-                f"var spec={text};"
+                + f'<div id="tracelab-figure-{number}" style="height:{height}px"></div>'
+                f"<script>(function(){{var spec={text};"
                 f'window.Plotly.newPlot("tracelab-figure-{number}",spec.data,spec.layout,'
                 "{responsive:true,displaylogo:false});})();</script>"
             ),

@@ -194,6 +194,8 @@ def lag_matrix(lead_lags: pl.DataFrame, *, max_services: int = 40) -> go.Figure:
         zmax=1,
         colorscale=[[0, "#E5E5E5"], [0.5, SKY], [1, VERMILION]],
         showscale=False,
+        text=[[label(cells.get((a, b), {}).get("verdict")) for b in columns] for a in rows],
+        texttemplate="%{text}" if len(columns) <= 12 else None,
         hovertext=[[_pair_hover(cells.get((a, b))) for b in columns] for a in rows],
         hoverinfo="text",
         xgap=2,

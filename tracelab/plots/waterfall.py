@@ -90,7 +90,7 @@ def waterfall(
         title += f" · first {max_spans:,} of {max_spans + left_out:,} spans"
     shown = figure(
         title=title,
-        height=min(140 + 20 * len(rows), 1000),
+        height=max(240, min(140 + 20 * len(rows), 1000)),
         barmode="overlay",
         bargap=0.15,
     )
