@@ -1,4 +1,4 @@
-"""Edges and breaks of a store, bucket by bucket: time, peak memory, how they grow.
+"""Edges and breaks of a store, bucket by bucket, then resolved over all: time, memory, growth.
 
 python benchmarks/structure.py --spans 100000 1000000 [10000000] [--keep FOLDER]
 """
@@ -11,39 +11,41 @@ import tempfile
 import time
 from pathlib import Path
 
-COLUMNS = (
-    "trace_id", "span_id", "parent_span_id", "parent_is_remote", "name", "kind", "start_time",
-    "end_time", "duration_ns", "status_code", "service_name", "service_instance_id", "host_name",
-    "process_pid", "thread_id", "thread_name", "task_id", "sdk_language", "http_request_method",
-    "http_response_status_code", "rpc_system", "messaging_system", "messaging_destination",
-    "server_address", "flags", "trace_state", "source",
-)  # fmt: skip
 
+def edges_and_reduction(traces):
+    """Count the edges of one bucket and reduce it to what breaks are resolved from."""
+    from tracelab.structure import reduce_bucket, span_edges
 
-def edges_and_breaks(traces):
-    """Edges and breaks of one bucket, reduced to their counts."""
-    from tracelab.structure import find_breaks, span_edges
-
-    edges = span_edges(traces)
-    return traces.spans.height, edges.height, find_breaks(traces).height
+    return traces.spans.height, span_edges(traces).height, reduce_bucket(traces)
 
 
 def _measured(store, workers, answers):
-    from structure import edges_and_breaks as function  # by its name, as workers import it
+    from structure import edges_and_reduction as function  # by its name, as workers import it
 
     from tracelab.engine import map_buckets
     from tracelab.store import TraceStore
+    from tracelab.structure import BREAK_COLUMNS, resolve_breaks
 
     begun = time.perf_counter()
-    counts = map_buckets(
-        function, TraceStore(store), workers=workers, columns=COLUMNS, tables=["links"]
+    parts = map_buckets(
+        function,
+        TraceStore(store),
+        workers=workers,
+        columns=BREAK_COLUMNS,
+        tables=("events", "links", "metrics"),
     )
+    reduced = time.perf_counter()
+    breaks = resolve_breaks([part[2] for part in parts])
     seconds = time.perf_counter() - begun
+    print(
+        f"  reduce {reduced - begun:.1f} s, resolve {begun + seconds - reduced:.1f} s", flush=True
+    )
     peaks = [
         resource.getrusage(who).ru_maxrss // 1024
         for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
     ]
-    answers.put((*map(sum, zip(*counts, strict=True)), seconds, *peaks))
+    counts = (sum(part[0] for part in parts), sum(part[1] for part in parts), breaks.height)
+    answers.put((*counts, seconds, *peaks))
 
 
 def main():

@@ -105,3 +105,17 @@ def test_reprs_fit_one_screen(case):
     assert len(repr(case).splitlines()) <= 20
     assert "<script" not in case._repr_html_()
     assert len(repr(case.findings[0]).splitlines()) <= 4
+
+
+def test_breaks_need_no_column_that_the_first_pass_leaves_in_the_store():
+    from tracelab.structure import BREAK_COLUMNS
+
+    traces, _ = tl.inject_breaks(tl.synthesize_traces(seed=5, traces=400), seed=5)
+    blank = [
+        pl.lit(None, dtype).alias(name)
+        for name, dtype in schema.SPANS.items()
+        if name not in BREAK_COLUMNS
+    ]
+    without = traces.with_tables(spans=traces.spans.with_columns(blank))
+    assert tl.find_breaks(without).equals(tl.find_breaks(traces))
+    assert tl.span_edges(without).equals(tl.span_edges(traces))

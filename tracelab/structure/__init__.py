@@ -1,7 +1,13 @@
 """Where traces break, and why."""
 
 from tracelab.structure.audit import audit_sampling
-from tracelab.structure.breaks import Reduced, find_breaks, reduce_bucket, resolve_breaks
+from tracelab.structure.breaks import (
+    BREAK_COLUMNS,
+    Reduced,
+    find_breaks,
+    reduce_bucket,
+    resolve_breaks,
+)
 from tracelab.structure.cohorts import break_cohorts
 from tracelab.structure.edges import span_edges
 from tracelab.structure.graph import (
@@ -17,6 +23,7 @@ from tracelab.structure.telemetry import reconcile_telemetry
 from tracelab.structure.tree import tree_order
 
 __all__ = [
+    "BREAK_COLUMNS",
     "Reduced",
     "ancestors",
     "audit_sampling",

@@ -1,6 +1,7 @@
 """Where traces break: every kind, over one capture or over the buckets of a store."""
 
 from dataclasses import dataclass
+from typing import Final
 
 import polars as pl
 
@@ -21,6 +22,31 @@ from tracelab.structure.truncation import (
     measure_lengths,
 )
 from tracelab.traceset import TraceSet
+
+BREAK_COLUMNS: Final = tuple(
+    name
+    for name in schema.SPANS
+    if name
+    not in {
+        "resource_attributes",
+        "scope_attributes",
+        "scope_name",
+        "scope_version",
+        "resource_schema_url",
+        "scope_schema_url",
+        "service_namespace",
+        "status_message",
+        "trace_state",
+        "error_type",
+        "resend_count",
+        "dropped_attributes_count",
+        "dropped_events_count",
+        "dropped_links_count",
+        "resource_dropped_attributes_count",
+        "scope_dropped_attributes_count",
+    }
+)
+"""Span columns that edges and breaks are found from; a store need not read the others."""
 
 
 @dataclass(frozen=True, slots=True)
