@@ -8,6 +8,7 @@ from typing import Any, Final, Literal
 import polars as pl
 
 from tracelab import html, schema
+from tracelab.audits.digest import render_digest
 from tracelab.exceptions import ParameterError, SourceError
 from tracelab.export.case import Case, versions, write_case, write_rules
 from tracelab.export.findings import Finding, group_audit, group_breaks, group_error_hops
@@ -280,6 +281,17 @@ def _summarise(
         f"{seen.errors.hops.height:,} hops of errors followed: {lost:,} swallowed, flattened to "
         "text, or with their status lost",
     ]
+    hiding, successful = (
+        seen.errors.digest.hidden[name].sum() for name in ("hiding", "successful")
+    )
+    if hiding:
+        text.append(
+            f"{hiding:,} of {successful:,} successful requests hide a failure below them that was "
+            "swallowed or retried"
+        )
+    mixed = seen.errors.digest.mixed.height
+    if mixed:
+        text.append(f"{mixed:,} traces carry more than one tenant")
     if rules:
         proven = sum(rule.status == "proven" for rule in rules)
         text.append(
@@ -302,5 +314,6 @@ def _summarise(
         "checked_hops": seen.n_parents,
         "breaks": {severity: by_severity.get(severity, 0) for severity in schema.SEVERITIES},
         "error_hops": {word: verdicts.get(word, 0) for word in schema.HOP_VERDICTS},
+        **render_digest(seen.errors.digest),
         "text": text,
     }

@@ -13,12 +13,13 @@ import polars as pl
 
 from tracelab import schema
 from tracelab.audits import chain_integrity
+from tracelab.audits.digest import Digest, digest_audits, merge_digests
 from tracelab.audits.integrity import merge_integrity
 from tracelab.engine import map_buckets
 from tracelab.errors_chain import audit_errors, find_error_hops, parse_exceptions
 from tracelab.signals import merge_red, red_series
 from tracelab.store import TraceStore
-from tracelab.structure import Reduced, reduce_bucket, resolve_breaks, span_edges
+from tracelab.structure import BREAK_COLUMNS, Reduced, reduce_bucket, resolve_breaks, span_edges
 from tracelab.traceset import TraceSet
 
 MAX_TIED_TRACES: Final = 200_000
@@ -52,6 +53,7 @@ class Errors:
     hops: pl.DataFrame
     integrity: pl.DataFrame
     red: pl.DataFrame
+    digest: Digest
 
 
 @dataclass(frozen=True)
@@ -111,6 +113,7 @@ def errors_bucket(
         hops=hops,
         integrity=chain_integrity(traces, hops=hops, breaks=here, every=window),
         red=red_series(traces, every=every, breaks=here, hops=hops),
+        digest=digest_audits(traces, hops=hops, edges=edges),
     )
 
 
@@ -150,7 +153,14 @@ def survey(
     """
     say = say or (lambda step: None)
     say("what is in the capture")
-    first = map_buckets(overview_bucket, traces, engine=engine, workers=workers)
+    first = map_buckets(
+        overview_bucket,
+        traces,
+        engine=engine,
+        workers=workers,
+        columns=BREAK_COLUMNS,
+        tables=("events", "links", "metrics"),
+    )
     say("where traces break, and why")
     breaks = resolve_breaks([part.reduced for part in first])
     serious = breaks.filter(pl.col("severity") != "info")
@@ -221,6 +231,7 @@ def _together(parts: list[Errors]) -> Errors:
         hops=pl.concat([part.hops for part in parts]).sort("error_id", "hop", "child_span_id"),
         integrity=merge_integrity(*(part.integrity for part in parts)),
         red=merge_red(*(part.red for part in parts)) if len(parts) > 1 else parts[0].red,
+        digest=merge_digests(*(part.digest for part in parts)),
     )
 
 
