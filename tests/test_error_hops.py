@@ -600,3 +600,12 @@ def test_an_error_that_became_an_empty_object_is_replaced(text):
         .event(1, 1, exception_type="Error", exception_message=text, time=at(30))
     )
     assert hop_of(capture, 2)["verdict"] == "replaced"
+
+
+def test_a_resend_to_another_url_makes_the_first_attempt_good():
+    import tracelab as tl
+
+    hops = tl.find_error_hops(tl.load_example("checkout"))
+    tried = hops.filter(child_type="503", child_service="orders", parent_service="orders")
+    assert tried["verdict"].unique().to_list() == ["recovered"]
+    assert tried["recovered_by_span_id"].null_count() == 0

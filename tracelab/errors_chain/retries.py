@@ -70,14 +70,15 @@ def find_recoveries(failed: pl.DataFrame, siblings: pl.DataFrame) -> pl.DataFram
         pl.col("other_settings")
     )
     pairs = failed.join(others, on=key, how="inner", nulls_equal=True).filter(
-        same.fill_null(value=True), pl.col("other") != pl.col("span_id")
+        same.fill_null(value=True) | (resent & later), pl.col("other") != pl.col("span_id")
     )
     facts = (
         pairs.sort("row", "other_start", "other")
         .group_by("row", maintain_order=True)
         .agg(
             pl.col("other").filter(later).first().alias("later"),
-            (resent & later).any().alias("resent"),
+            (resent & later & same.fill_null(value=True)).any().alias("resent"),
+            (resent & later).any().alias("resent_elsewhere"),
             (same.fill_null(value=False) & later).any().alias("same_target"),
             later.sum().alias("n_later"),
             (earlier & ~later).sum().alias("n_earlier"),
@@ -101,6 +102,8 @@ def find_recoveries(failed: pl.DataFrame, siblings: pl.DataFrame) -> pl.DataFram
             .then(0.97)
             .when("same_target")
             .then(0.95)
+            .when("resent_elsewhere")
+            .then(0.8)
             .when((pl.col("n_earlier") == 0) & (pl.col("n_later") == 1))
             .then(0.88)
             .when(pl.col("n_earlier") == 0)
@@ -111,6 +114,8 @@ def find_recoveries(failed: pl.DataFrame, siblings: pl.DataFrame) -> pl.DataFram
             .then(pl.lit("a parallel attempt of the same operation succeeded"))
             .when("resent")
             .then(pl.lit("a later attempt with a higher resend count succeeded"))
+            .when(pl.col("resent_elsewhere") & ~pl.col("same_target"))
+            .then(pl.lit("a later attempt with a higher resend count succeeded at another target"))
             .when("same_target")
             .then(pl.lit("a later sibling with the same operation and target succeeded"))
             .otherwise(pl.lit("a later sibling with the same operation succeeded"))
