@@ -23,6 +23,9 @@ RARE: Final = 0.02
 MIN_USUAL: Final = 20
 """Least spans of an operation before anything about it is unusual."""
 
+CROWDED: Final = 0.3
+"""At most this share of callers may call an operation twice for a second call to be unusual."""
+
 _TOLERANCE_NS: Final = 100_000
 _DOUBTS: Final = pl.Schema(
     {
@@ -32,6 +35,7 @@ _DOUBTS: Final = pl.Schema(
         "tenant": pl.Boolean,
         "strange": pl.Boolean,
         "late": pl.Boolean,
+        "crowded": pl.Boolean,
         "late_ms": pl.Float64,
     }
 )
@@ -82,7 +86,15 @@ def _doubts(skeleton: Skeleton) -> pl.DataFrame:
     request = _conflict(skeleton, "request", rows)
     tenant = _conflict(skeleton, "tenant", rows)
     table = pl.DataFrame(
-        {"row": rows, "op": op, "parent_op": parent_op, "late": late, "late_ms": late_ns / 1e6}
+        {
+            "row": rows,
+            "parent": parent,
+            "op": op,
+            "parent_op": parent_op,
+            "start": skeleton.start[rows],
+            "late": late,
+            "late_ms": late_ns / 1e6,
+        }
     ).with_columns(
         request=pl.Series(request),
         tenant=pl.Series(tenant),
@@ -90,6 +102,7 @@ def _doubts(skeleton: Skeleton) -> pl.DataFrame:
     )
     table = table.with_columns(
         n_op=pl.len().over("op"),
+        second=pl.col("start").rank("ordinal").over("parent", "op") > 1,
         n_pair=pl.len().over("op", "parent_op"),
         inside_pair=pl.col("inside").sum().over("op", "parent_op"),
         late_pair=pl.col("late").sum().over("op", "parent_op"),
@@ -104,14 +117,20 @@ def _doubts(skeleton: Skeleton) -> pl.DataFrame:
     rare_late = common & pl.col("late") & (pl.col("late_op") <= RARE * pl.col("n_op"))
     # A pair that is always late is a pattern of its own, however rare its operation makes it.
     rare_late &= (pl.col("late_pair") <= 0.2 * pl.col("n_pair")) | strange
+    # A second call that outlives its parent is no retry, for which the parent would wait: it
+    # may be a worker's that still holds the context of its first request.
+    crowd = pl.col("second") & ~pl.col("inside")
+    crowded = common & crowd
+    crowded &= crowd.sum().over("op", "parent_op") <= CROWDED * pl.col("n_pair")
     doubts = (
         table.with_columns(
+            crowded=crowded,
             request=pl.col("request") & (pl.col("request_op") < 0.5),
             tenant=pl.col("tenant") & (pl.col("tenant_op") < 0.5),
             strange=strange,
             late=rare_late,
         )
-        .filter(pl.any_horizontal("request", "tenant", "strange", "late"))
+        .filter(pl.any_horizontal("request", "tenant", "strange", "late", "crowded"))
         .select(_DOUBTS.names())
         .sort("op", "row")
     )
@@ -119,7 +138,7 @@ def _doubts(skeleton: Skeleton) -> pl.DataFrame:
     under = np.zeros(skeleton.n, bool)
     under[doubts["row"].to_numpy()] = True
     above = pl.Series(under[skeleton.parent[doubts["row"].to_numpy()]])
-    return doubts.filter(~above | pl.col("strange") | pl.col("late"))
+    return doubts.filter(~above | pl.col("strange") | pl.col("late") | pl.col("crowded"))
 
 
 def _conflict(skeleton: Skeleton, name: str, rows: Ints) -> Bools:
@@ -218,12 +237,13 @@ def _verdicts(
                 pl.when("strange").then(
                     pl.format("this operation is hardly ever called by {}", "here")
                 ),
-                pl.when("late").then(
+                pl.when(pl.col("late") | (pl.col("crowded") & (pl.col("late_ms") > 0))).then(
                     pl.format(
-                        "starts {} ms after its parent ended, which it hardly ever does",
+                        "starts {} ms after its parent ended, which it seldom does",
                         pl.col("late_ms").round(3),
                     )
                 ),
+                pl.when("crowded").then(pl.lit("its parent has a call of its own already")),
                 pl.when(proposed).then(pl.format("{} waits for just such a call", "there")),
             ).list.drop_nulls(),
             alternatives=pl.when(ids)

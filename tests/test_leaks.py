@@ -1,0 +1,57 @@
+import polars as pl
+
+from tests.building import Capture, span_id
+from tracelab.structure import find_breaks
+
+REQUESTS = 60
+
+
+def requests(n: int = REQUESTS, *, without: frozenset[int] = frozenset()) -> Capture:
+    """Requests of 10 ms, one each 20 ms, each of which hands one call to a worker after 2 ms."""
+    capture = Capture()
+    for number in range(n):
+        at = 20 * number
+        capture.span(number, 1, kind="SERVER", name="GET", start=at, duration=10)
+        if number not in without:
+            gap = 2 + (number % 7) / 10
+            capture.span(number, 2, 1, name="pack", start=at + gap, duration=3)
+    return capture
+
+
+def wrong_parents(capture: Capture) -> list[tuple[int | None, str | None, str | None]]:
+    found = find_breaks(capture.traces()).filter(pl.col("kind") == "wrong_parent")
+    return found.select("span_id", "proposed_span_id", "cause").rows()
+
+
+def test_a_reused_worker_that_keeps_its_first_request_gives_wrong_parents():
+    lost = frozenset(range(30, 60, 6))
+    capture = requests(without=lost)
+    for number in lost:
+        # The worker still holds the context of an early request, which had its own call.
+        capture.span(number % 5, 100 + number, 1, name="pack", start=20 * number + 2.3, duration=3)
+    found = wrong_parents(capture)
+    assert {row[0] for row in found} == {span_id(100 + number) for number in lost}
+    assert {row[1:] for row in found} == {(span_id(1), "context_leak")}
+
+
+def test_late_work_of_a_request_is_legal_while_nobody_else_waits_for_it():
+    capture = requests()
+    for number in range(0, REQUESTS, 9):
+        capture.span(number, 3, 1, name="pack", start=20 * number + 14, duration=3)
+    assert wrong_parents(capture) == []
+
+
+def test_the_only_call_of_a_request_may_come_late():
+    late = frozenset(range(0, REQUESTS, 7))
+    capture = requests(without=late)
+    for number in late:
+        capture.span(number, 2, 1, name="pack", start=20 * number + 13, duration=3)
+    assert wrong_parents(capture) == []
+
+
+def test_a_retry_that_its_caller_waits_for_is_legal():
+    lost = frozenset(range(30, 60, 6))
+    capture = requests(without=lost)
+    for number in range(0, 30, 6):
+        capture.span(number, 3, 1, name="pack", start=20 * number + 6, duration=3)
+    assert wrong_parents(capture) == []
