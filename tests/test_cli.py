@@ -1,6 +1,7 @@
 """The command line: what it prints, writes and answers."""
 
 import json
+import os
 import subprocess
 import sys
 
@@ -171,3 +172,29 @@ def test_rules_writes_rule_files_and_says_why_there_is_none(tmp_path, capsys):
     assert run(["rules", SAMPLE, "-o", str(tmp_path / "rules")]) == 0
     assert "No rule" in capsys.readouterr().out
     assert (tmp_path / "rules" / "prometheus-rules.yml").is_file()
+
+
+def test_called_without_a_command_it_shows_its_help_with_its_lines(capsys):
+    assert run([]) == 2
+    assert "\n" in capsys.readouterr().err.strip()
+
+
+def test_an_ascii_terminal_is_no_reason_to_fail():
+    ascii_only = {"PYTHONIOENCODING": "ascii", "PYTHONUTF8": "0", "LC_ALL": "C"}
+    done = subprocess.run(
+        [*PROGRAM, "compare", SAMPLE, SAMPLE],
+        capture_output=True,
+        env={**os.environ, **ascii_only},
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert b"Compared" in done.stdout
+
+
+def test_markdown_for_a_ticket_keeps_times_readable_and_gives_legal_work_no_cause(tmp_path):
+    run(["investigate", SAMPLE, "-o", str(tmp_path)])
+    text = (tmp_path / "findings.md").read_text("utf-8")
+    assert "2026-11-23 04:43:59" in text
+    legal = text.split("starts after its parent ended")[1].split("###")[0]
+    assert "**cause**" not in legal
+    assert "Nothing to mend" in legal

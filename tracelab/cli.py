@@ -1,6 +1,7 @@
 """The command line: a thin skin over the library, with one-line errors."""
 
 import importlib.util
+import io
 import json
 import os
 import subprocess
@@ -371,6 +372,10 @@ def main(arguments: list[str] | None = None) -> None:
 def run(arguments: list[str] | None = None) -> int:
     """Run the command line and return its exit code; errors become one line on stderr."""
     command = typer.main.get_command(app)
+    for stream in (sys.stdout, sys.stderr):
+        # An ASCII terminal (LANG=C) shows a `?` for an arrow; it is no reason to fail.
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
     try:
         code = command.main(args=arguments, prog_name="tracelab", standalone_mode=False)
     except typer.Exit as stop:
@@ -382,8 +387,12 @@ def run(arguments: list[str] | None = None) -> int:
         _complain(str(error))
         return EXIT_UNUSABLE
     except typer.exceptions.TyperException as error:
+        if type(error).__name__ == "NoArgsIsHelpError":
+            # Called without a command: the help, with its lines, is the answer.
+            print(str(error), file=sys.stderr)
+            return EXIT_UNUSABLE
         message = error.format_message() if hasattr(error, "format_message") else str(error)
-        _complain(f"{message.rstrip('.')}; see tracelab --help")
+        _complain(f"{message.replace('Value error, ', '').rstrip('.')}; see tracelab --help")
         return EXIT_UNUSABLE
     except BrokenPipeError:
         # The reader went away (`| head`); Python would complain again when it closes stdout.

@@ -304,7 +304,10 @@ def _summarise(
     if passed_over:
         text.append(f"{passed_over:,} files passed over: no export")
     if rejects.height > passed_over:
-        text.append(f"{rejects.height - passed_over:,} remarks on damaged input; see `rejects`")
+        damaged = rejects.height - passed_over
+        remarks = "1 remark" if damaged == 1 else f"{damaged:,} remarks"
+        first = rejects.filter(~pl.col("reason").str.starts_with("file passed over"))
+        text.append(f"{remarks} on damaged input, the first: {first['reason'][0]}")
     return {
         "traces": seen.n_traces,
         "spans": seen.n_spans,

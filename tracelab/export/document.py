@@ -1,6 +1,7 @@
 """Findings as a JSON document with a published schema, and as Markdown."""
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from importlib import resources
@@ -95,10 +96,16 @@ def render_markdown(
 
 def _markdown_finding(finding: Finding) -> list[str]:
     low, high = finding.rate_low or 0.0, finding.rate_high or 0.0
+    broken = finding.severity != "info"
     lines = [
         f"- **how often**: {finding.count:,} of {finding.denominator:,} "
         f"({finding.rate or 0.0:.1%}, 95 % interval {low:.1%} to {high:.1%})",
-        f"- **cause**: {finding.cause}: {wording.CAUSE_MEANING.get(finding.cause, '')}",
+        *(
+            # An unknown cause is an answer to "why did it break", not to what became of an error.
+            [f"- **cause**: {finding.cause}: {wording.CAUSE_MEANING.get(finding.cause, '')}"]
+            if finding.cause != "unknown" or (finding.subject == "break" and broken)
+            else []
+        ),
         f"- **boundary**: {finding.boundary}, **confidence** {finding.confidence:.2f}",
     ]
     lines += [f"- evidence: {_md(text)}" for text in finding.evidence]
@@ -115,13 +122,18 @@ def _markdown_finding(finding: Finding) -> list[str]:
 
 
 _MARKDOWN_SPECIAL: Final = str.maketrans(
-    {character: f"\\{character}" for character in "\\`*_{}[]()#+-!|~"}
-    | {"<": "&lt;", ">": "&gt;", "&": "&amp;", ":": "&#58;", "@": "&#64;"}
+    {character: f"\\{character}" for character in "\\`*_{}[]#+!|~"}
+    | {"<": "&lt;", ">": "&gt;", "&": "&amp;", "@": "&#64;"}
 )
+# A colon makes a link or an emoji only before a letter or slash, a dash a list or rule only
+# outside a word; elsewhere they stay, so that times and dates can be read as they stand.
+_LINKING_COLON: Final = re.compile(r":(?![\s\d]|$)")
+_LOOSE_DASH: Final = re.compile(r"(?<![0-9A-Za-z])-|-(?![0-9A-Za-z])")
 
 
 def _md(text: object) -> str:
-    return html.plain(text).translate(_MARKDOWN_SPECIAL)
+    escaped = html.plain(text).translate(_MARKDOWN_SPECIAL)
+    return _LOOSE_DASH.sub(r"\\-", _LINKING_COLON.sub("&#58;", escaped))
 
 
 def _code(text: object) -> str:

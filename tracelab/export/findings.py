@@ -170,7 +170,7 @@ def group_breaks(breaks: pl.DataFrame, operations: pl.DataFrame) -> list[Finding
             row,
             denominator=row["spans"] or 0,
             operation=row["span_name"],
-            advice=wording.break_advice(row["cause"], row["boundary"]),
+            advice=wording.break_advice(row["kind"], row["cause"], row["boundary"]),
             title=_break_title(row),
         )
         for row in _top(groups).iter_rows(named=True)

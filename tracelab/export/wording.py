@@ -81,6 +81,11 @@ VERDICT_ADVICE: Final[dict[str, str]] = {
     "status_lost": "Set the span status to ERROR where the error is recorded.",
 }
 
+_KIND_ADVICE: Final[dict[str, str]] = {
+    "late_child": "Nothing to mend, if this work is meant to go on after its caller answered.",
+    "client_root": "Nothing to mend. Instrument what stands above it if its side matters.",
+}
+
 _CONTEXT_ADVICE: Final[dict[str, str]] = {
     "task": "Pass the caller's context to the goroutine, coroutine or task (Go: the ctx argument; "
     "Python: create_task, not a loop callback; Node: AsyncResource).",
@@ -95,8 +100,10 @@ _CONTEXT_ADVICE: Final[dict[str, str]] = {
 }
 
 
-def break_advice(cause: str, boundary: str) -> str:
-    """Say what to do about a break, as concretely as its boundary allows."""
+def break_advice(kind: str, cause: str, boundary: str) -> str:
+    """Say what to do about a break, as concretely as its kind and boundary allow."""
+    if cause == "unknown" and kind in _KIND_ADVICE:
+        return _KIND_ADVICE[kind]
     if cause == "context_not_propagated" and boundary in _CONTEXT_ADVICE:
         return _CONTEXT_ADVICE[boundary]
     return CAUSE_ADVICE.get(cause, "")
