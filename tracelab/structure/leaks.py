@@ -117,6 +117,9 @@ def _doubts(skeleton: Skeleton) -> pl.DataFrame:
     rare_late = common & pl.col("late") & (pl.col("late_op") <= RARE * pl.col("n_op"))
     # A pair that is always late is a pattern of its own, however rare its operation makes it.
     rare_late &= (pl.col("late_pair") <= 0.2 * pl.col("n_pair")) | strange
+    # Where work often outlives its parent, a late start is the tail of its hand-over.
+    outlives = pl.col("inside").not_().sum().over("op", "parent_op")
+    rare_late &= (outlives <= 0.1 * pl.col("n_pair")) | strange
     # A second call that outlives its parent is no retry, for which the parent would wait: it
     # may be a worker's that still holds the context of its first request.
     crowd = pl.col("second") & ~pl.col("inside")
@@ -220,7 +223,7 @@ def _verdicts(
             from_service=others["service_name"],
             to_service=skeleton.service_names(skeleton.service[rows]),
         )
-        .filter(ids | both | (pl.col("called") >= min_probability))
+        .filter(ids | both | (pl.min_horizontal("called", "sure") >= min_probability))
     )
     proposed = (pl.col("sure") >= 0.5) & (pl.col("best") >= 0)
     return verdicts(
