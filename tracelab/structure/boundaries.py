@@ -30,6 +30,13 @@ HANDS_OVER: Final = {
 """Where each language's context gets lost when no ids say it: goroutines, callbacks and async
 tasks against threads (Python's asyncio tasks inherit the context, its threads do not)."""
 
+MIN_SEEN: Final = 5
+"""Least intact calls of an operation before their overlap tells of another thread or task."""
+
+_WITHOUT_IDS: Final = [
+    code for code, (word, why) in enumerate(CROSSINGS) if word == "same" and "no thread" in why
+]
+
 
 def boundary_between(skeleton: Skeleton, parents: Ints, children: Ints) -> pl.DataFrame:
     """Tell the boundary of pairs whose context was lost, so that no flag speaks of them.
@@ -166,9 +173,14 @@ def usual_boundaries(skeleton: Skeleton, rows: Ints) -> pl.DataFrame:
     best = votes.argmax(1)
     has_votes = votes.max(1) > 0
     boundary = words["boundary"].gather(best)
+    language = skeleton.processes["sdk_language"].fill_null("").gather(skeleton.process[rows])
+    habit = language.replace_strict(HANDS_OVER, default="unknown", return_dtype=pl.String)
+    beside = has_votes & np.isin(best, _WITHOUT_IDS) & _runs_beside(skeleton)[op]
     table = pl.DataFrame(
         {
             "usual": boundary,
+            "habit": habit,
+            "beside": beside,
             "voted": has_votes,
             "local": local,
             "remote": remote,
@@ -178,7 +190,9 @@ def usual_boundaries(skeleton: Skeleton, rows: Ints) -> pl.DataFrame:
     )
     flag = pl.col("remote") >= 0
     return table.select(
-        boundary=pl.when("voted")
+        boundary=pl.when("beside")
+        .then("habit")
+        .when("voted")
         .then("usual")
         .when("local")
         .then(pl.lit("same"))
@@ -187,7 +201,9 @@ def usual_boundaries(skeleton: Skeleton, rows: Ints) -> pl.DataFrame:
         .when(flag | pl.col("known_kind"))
         .then(pl.lit("network"))
         .otherwise(pl.lit("unknown")),
-        said_by=pl.when(flag & pl.col("local"))
+        said_by=pl.when("beside")
+        .then(pl.lit("no ids; the operation runs beside its caller and what else that called"))
+        .when(flag & pl.col("local"))
         .then(pl.lit("flags: the missing parent is local"))
         .when(flag)
         .then(pl.lit("flags: the missing parent is remote"))
@@ -196,3 +212,26 @@ def usual_boundaries(skeleton: Skeleton, rows: Ints) -> pl.DataFrame:
         .otherwise(pl.lit("flags say nothing; the span's kind tells")),
         local="local",
     )
+
+
+def _runs_beside(skeleton: Skeleton) -> Bools:
+    """Operations that a caller does not wait for before it goes on: another thread or task.
+
+    One flow of control does one thing at a time: what overlaps a sibling, or ends after its
+    parent, in one process, runs in a flow of its own.
+    """
+    rows = skeleton.intact
+    parent = skeleton.parent[rows]
+    near = np.isin(skeleton.crossing[rows], _WITHOUT_IDS) & (rows != parent)
+    near &= skeleton.timed[rows] & skeleton.timed[parent]
+    rows, parent = rows[near], parent[near]
+    order = np.lexsort((skeleton.start[rows], parent))
+    rows, parent = rows[order], parent[order]
+    meets = (parent[1:] == parent[:-1]) & (skeleton.start[rows[1:]] < skeleton.end[rows[:-1]])
+    beside = skeleton.end[rows] > skeleton.end[parent]
+    beside[1:] |= meets
+    beside[:-1] |= meets
+    n_ops = skeleton.ops.height
+    seen = np.bincount(skeleton.op[rows], minlength=n_ops)
+    found: Bools = np.bincount(skeleton.op[rows], weights=beside, minlength=n_ops) > 0.5 * seen
+    return found & (seen >= MIN_SEEN)
