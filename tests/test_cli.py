@@ -2,8 +2,10 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
 
 import pytest
 from conftest import ROOT
@@ -198,3 +200,16 @@ def test_markdown_for_a_ticket_keeps_times_readable_and_gives_legal_work_no_caus
     legal = text.split("starts after its parent ended")[1].split("###")[0]
     assert "**cause**" not in legal
     assert "Nothing to mend" in legal
+
+
+def test_an_interrupt_while_waiting_for_input_ends_in_one_line(tmp_path):
+    with subprocess.Popen(
+        [*PROGRAM, "investigate", "-", "-o", str(tmp_path / "out")],
+        stdin=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    ) as waiting:
+        time.sleep(2.5)
+        waiting.send_signal(signal.SIGINT)
+        assert waiting.wait(timeout=4) == 130
+        said = waiting.stderr.read().decode()
+    assert said == "tracelab: interrupted; finished work is kept\n"

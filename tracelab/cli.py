@@ -4,11 +4,14 @@ import importlib.util
 import io
 import json
 import os
+import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import FrameType
 from typing import Annotated, Any, Final, Literal
 from urllib.parse import quote
 
@@ -39,6 +42,8 @@ StorePath = Annotated[str, typer.Argument(metavar="STORE", help="Folder of the s
 EXIT_FINDINGS: Final = 1
 EXIT_UNUSABLE: Final = 2
 EXIT_INTERRUPTED: Final = 130
+
+_INTERRUPTED: Final = "interrupted; finished work is kept"
 
 _SEVERITY_STYLE: Final = {"error": "bold red", "warning": "yellow", "info": "dim"}
 
@@ -366,7 +371,21 @@ def _print_table(columns: list[str], rows: Any, *, title: str) -> None:
 
 def main(arguments: list[str] | None = None) -> None:
     """Run the command line and exit: 0 fine, 1 findings, 2 unusable input or arguments."""
+    signal.signal(signal.SIGINT, _stop)
     sys.exit(run(arguments))
+
+
+def _stop(number: int, frame: FrameType | None) -> None:
+    """Interrupt, and end for good soon after: a reader waiting on a pipe cannot be woken."""
+    last = threading.Timer(1.0, _give_up)
+    last.daemon = True
+    last.start()
+    raise KeyboardInterrupt
+
+
+def _give_up() -> None:
+    _complain(_INTERRUPTED)
+    os._exit(EXIT_INTERRUPTED)
 
 
 def run(arguments: list[str] | None = None) -> int:
@@ -379,9 +398,11 @@ def run(arguments: list[str] | None = None) -> int:
     try:
         code = command.main(args=arguments, prog_name="tracelab", standalone_mode=False)
     except typer.Exit as stop:
+        if stop.exit_code == EXIT_INTERRUPTED:
+            _complain(_INTERRUPTED)
         return stop.exit_code
     except (KeyboardInterrupt, typer.Abort):
-        _complain("interrupted; finished work is kept, nothing is half-written")
+        _complain(_INTERRUPTED)
         return EXIT_INTERRUPTED
     except TracelabError as error:
         _complain(str(error))
@@ -398,6 +419,8 @@ def run(arguments: list[str] | None = None) -> int:
         # The reader went away (`| head`); Python would complain again when it closes stdout.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return EXIT_UNUSABLE
+    if code == EXIT_INTERRUPTED:
+        _complain(_INTERRUPTED)
     return code if isinstance(code, int) else 0
 
 
