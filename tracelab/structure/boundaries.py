@@ -181,6 +181,9 @@ def usual_boundaries(skeleton: Skeleton, rows: Ints) -> pl.DataFrame:
             "usual": boundary,
             "habit": habit,
             "beside": beside,
+            "thread": skeleton.column("thread")[rows],
+            "trace": skeleton.trace[rows],
+            "missing": skeleton.column("parent")[rows],
             "voted": has_votes,
             "local": local,
             "remote": remote,
@@ -189,8 +192,15 @@ def usual_boundaries(skeleton: Skeleton, rows: Ints) -> pl.DataFrame:
         }
     )
     flag = pl.col("remote") >= 0
+    # Of siblings on as many threads at most one can be on the thread of their parent.
+    family = ["trace", "missing"]
+    lone = (pl.len().over(family) >= 3) & (pl.col("thread").min().over(family) != 0)
+    lone &= pl.col("thread").n_unique().over(family) == pl.len().over(family)
+    apart = ~pl.col("voted") & pl.col("local") & lone
     return table.select(
-        boundary=pl.when("beside")
+        boundary=pl.when(apart)
+        .then(pl.lit("thread"))
+        .when("beside")
         .then("habit")
         .when("voted")
         .then("usual")
@@ -201,7 +211,9 @@ def usual_boundaries(skeleton: Skeleton, rows: Ints) -> pl.DataFrame:
         .when(flag | pl.col("known_kind"))
         .then(pl.lit("network"))
         .otherwise(pl.lit("unknown")),
-        said_by=pl.when("beside")
+        said_by=pl.when(apart)
+        .then(pl.lit("its siblings run on a thread each"))
+        .when("beside")
         .then(pl.lit("no ids; the operation runs beside its caller and what else that called"))
         .when(flag & pl.col("local"))
         .then(pl.lit("flags: the missing parent is local"))
