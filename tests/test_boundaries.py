@@ -1,0 +1,40 @@
+from tests.building import Capture
+from tracelab.structure import find_breaks
+
+
+def boundary_of_orphan(capture: Capture) -> str | None:
+    found = find_breaks(capture.traces())
+    return found.filter(found["kind"] == "orphan_span")["boundary"][0]
+
+
+def go_requests(*, overlap: bool) -> Capture:
+    capture = Capture(sdk_language="go", parent_is_remote=False, service_instance_id="a")
+    for number in range(10):
+        at = 100 * number
+        capture.span(number, 1, kind="SERVER", name="GET", start=at, duration=20)
+        for child in range(2):
+            gap = 1 + child * (0.1 if overlap else 5)
+            capture.span(number, 2 + child, 1, name="look", start=at + gap, duration=4)
+    return capture.span(99, 5, 77, name="look", start=2000, duration=4)
+
+
+def test_siblings_that_overlap_without_ids_run_in_tasks():
+    assert boundary_of_orphan(go_requests(overlap=True)) == "task"
+
+
+def test_siblings_one_after_the_other_without_ids_stay_in_one_flow():
+    assert boundary_of_orphan(go_requests(overlap=False)) == "same"
+
+
+def test_siblings_on_a_thread_each_were_handed_over_by_their_missing_parent():
+    capture = Capture(sdk_language="java", parent_is_remote=False)
+    for number in range(3):
+        capture.span(1, 2 + number, 77, name="find", start=number, thread_id=20 + number)
+    assert boundary_of_orphan(capture) == "thread"
+
+
+def test_siblings_on_one_thread_tell_no_hand_over():
+    capture = Capture(sdk_language="java", parent_is_remote=False)
+    for number in range(3):
+        capture.span(1, 2 + number, 77, name="find", start=20 * number, thread_id=20)
+    assert boundary_of_orphan(capture) == "same"
