@@ -10,7 +10,7 @@ from polars.testing import assert_frame_equal
 
 from tracelab.audits.digest import digest_audits, merge_digests, render_digest
 from tracelab.errors_chain import find_error_hops
-from tracelab.investigate import investigate
+from tracelab.investigation import investigate
 from tracelab.structure import span_edges
 
 ERROR = {"status_code": "ERROR"}

@@ -65,3 +65,8 @@ def test_the_version_is_the_newest_heading_of_the_changelog():
 def test_readme_shows_exactly_two_set_up_commands():
     readme = (ROOT / "README.md").read_text()
     assert readme.count("python3 -m venv") == 2
+
+
+def test_no_public_function_is_hidden_by_a_module_of_its_name():
+    modules = {path.stem for path in (ROOT / "tracelab").iterdir()}
+    assert not modules & set(tracelab._HOME)
