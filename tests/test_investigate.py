@@ -93,7 +93,12 @@ def test_an_empty_capture_is_investigated_without_findings(tmp_path):
     assert case.findings == ()
     case.write(tmp_path)
     assert written(tmp_path) == FILES
-    assert "Nothing broken" in (tmp_path / "findings.md").read_text()
+    assert "No span was read" in (tmp_path / "findings.md").read_text()
+
+
+def test_an_engine_for_a_capture_in_memory_is_refused(sample):
+    with pytest.raises(ParameterError, match="works on stores only"):
+        tl.investigate(sample, engine="dask")
 
 
 def test_an_unknown_choice_of_pairs_says_what_to_choose(sample):

@@ -207,6 +207,10 @@ def investigate(
     """
     if pairs not in ("neighbours", "all"):
         raise ParameterError(f"pairs={pairs!r}: choose neighbours or all")
+    if isinstance(traces, TraceSet) and engine != "local":
+        raise ParameterError(
+            f"engine={engine!r} works on stores only; `tracelab ingest SRC --store DIR` makes one"
+        )
     say = progress or (lambda step: None)
     seen = survey(traces, every=every, window=window, engine=engine, workers=workers, say=say)
     say("what precedes what")
@@ -277,7 +281,9 @@ def _summarise(
         f"{seen.n_traces:,} traces, {seen.n_spans:,} spans of {len(services):,} services{when}",
         f"{serious:,} broken places among {seen.n_parents:,} parent references checked"
         if serious
-        else f"Nothing broken among {seen.n_parents:,} parent references checked",
+        else f"Nothing broken among {seen.n_parents:,} parent references checked"
+        if seen.n_spans
+        else "No span was read: nothing could be checked",
         f"{seen.errors.hops.height:,} hops of errors followed: {lost:,} swallowed, flattened to "
         "text, or with their status lost",
     ]
