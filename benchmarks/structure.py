@@ -16,7 +16,8 @@ def edges_and_reduction(traces):
     """Count the edges of one bucket and reduce it to what breaks are resolved from."""
     from tracelab.structure import reduce_bucket, span_edges
 
-    return traces.spans.height, span_edges(traces).height, reduce_bucket(traces)
+    reduced = reduce_bucket(traces)
+    return traces.spans.height, span_edges(traces, spine=reduced.spine).height, reduced
 
 
 def _measured(store, workers, answers):
@@ -35,7 +36,9 @@ def _measured(store, workers, answers):
         tables=("events", "links", "metrics"),
     )
     reduced = time.perf_counter()
-    breaks = resolve_breaks([part[2] for part in parts])
+    spans, edges = sum(part[0] for part in parts), sum(part[1] for part in parts)
+    parts = [part[2] for part in parts]
+    breaks = resolve_breaks(parts)
     seconds = time.perf_counter() - begun
     print(
         f"  reduce {reduced - begun:.1f} s, resolve {begun + seconds - reduced:.1f} s", flush=True
@@ -44,8 +47,7 @@ def _measured(store, workers, answers):
         resource.getrusage(who).ru_maxrss // 1024
         for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
     ]
-    counts = (sum(part[0] for part in parts), sum(part[1] for part in parts), breaks.height)
-    answers.put((*counts, seconds, *peaks))
+    answers.put((spans, edges, breaks.height, seconds, *peaks))
 
 
 def main():

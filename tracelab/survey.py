@@ -74,12 +74,13 @@ class Survey:
 def overview_bucket(traces: TraceSet) -> Overview:
     """Reduce a bucket of whole traces to what the capture as a whole needs."""
     spans = traces.spans
+    reduced = reduce_bucket(traces)
     return Overview(
-        reduced=reduce_bucket(traces),
+        reduced=reduced,
         operations=spans.group_by("service_name", pl.col("name").alias("span_name")).agg(
             pl.len().cast(pl.Int64).alias("spans")
         ),
-        calls=span_edges(traces)
+        calls=span_edges(traces, spine=reduced.spine)
         .filter(pl.col("relation") == "parent")
         .group_by(_CALL)
         .agg(pl.len().cast(pl.Int64).alias("calls")),

@@ -7,7 +7,7 @@ from tracelab.structure.spine import CROSSINGS, INTACT, Spine, build_spine, take
 from tracelab.traceset import TraceSet
 
 
-def span_edges(traces: TraceSet) -> pl.DataFrame:
+def span_edges(traces: TraceSet, *, spine: Spine | None = None) -> pl.DataFrame:
     """List every parent-to-child and link edge with the boundary it crosses.
 
     The boundary is read from what the spans say: kinds (a producer's message read by a
@@ -19,6 +19,8 @@ def span_edges(traces: TraceSet) -> pl.DataFrame:
     ----------
     traces : TraceSet
         A capture. A parent that is not in it makes no edge; `find_breaks` lists those.
+    spine : Spine, optional
+        That of `reduce_bucket`, where it was called already; it saves half the work.
 
     Returns
     -------
@@ -32,7 +34,8 @@ def span_edges(traces: TraceSet) -> pl.DataFrame:
     SchemaError
         If a table lacks a column (a `TraceSet` made by hand is checked when it is made).
     """
-    return pl.concat([parent_edges(traces, build_spine(traces)), link_edges(traces)])
+    spine = build_spine(traces) if spine is None else spine
+    return pl.concat([parent_edges(traces, spine), link_edges(traces)])
 
 
 def parent_edges(traces: TraceSet, spine: Spine) -> pl.DataFrame:
