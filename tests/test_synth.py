@@ -1,5 +1,5 @@
 import json
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 import polars as pl
 import pytest
@@ -192,6 +192,21 @@ def test_written_spans_leave_each_process_flush_by_flush(tmp_path):
             assert flush >= last.get(process, 0)
             last[process] = flush
     assert len(last) > 2
+
+
+def test_written_capture_stops_for_all_processes_at_one_moment(tmp_path):
+    path = tmp_path / "stopped"
+    write_synthetic(path, seed=5, spans=130_000, services=3, concurrency=40.0, error_rate=0.0)
+    spans = tl.read_traces(str(path)).spans
+    last = spans["end_time"].max()
+    silent = spans.group_by("service_instance_id").agg(quiet=last - pl.col("end_time").max())
+    assert silent["quiet"].max().total_seconds() < 2.0
+    children = spans.filter(pl.col("parent_span_id").is_not_null())
+    ids = spans.select("trace_id", parent_span_id="span_id")
+    orphans = children.join(ids, on=["trace_id", "parent_span_id"], how="anti")
+    cut = orphans.group_by("trace_id").agg(pl.col("end_time").max())
+    assert cut["end_time"].min() > last - timedelta(seconds=60)
+    assert orphans.height < 0.01 * spans.height
 
 
 def test_jobs_tick_with_a_period_and_come_on_top_of_the_requests():

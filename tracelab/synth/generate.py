@@ -6,6 +6,7 @@ from typing import Final, Literal
 
 import polars as pl
 
+from tracelab import schema
 from tracelab.exceptions import ParameterError
 from tracelab.io.write_otlp import OtlpWriter
 from tracelab.synth.failures import inject_errors
@@ -16,6 +17,8 @@ _CHUNK_TRACES: Final = 8_000
 """Traces that are played and written at a time: some 100,000 spans, 500 MB at the peak."""
 _FLUSH: Final = "5s"
 """How often the SDKs' batch processors export by default."""
+_SKEW_NS: Final = 1_000_000_000
+"""More than any host's clock is behind: no span of a later chunk ends earlier than this."""
 
 
 def synthesize_traces(
@@ -91,7 +94,10 @@ def write_synthetic(
 ) -> int:
     """Write a synthetic capture of any size as OTLP, in bounded memory.
 
-    Spans come in the order in which SDKs export: batches of one process, by end time.
+    Spans come in the order in which SDKs export: flush by flush of all processes, batches of
+    one process by end time. The capture stops for all processes at one moment: it holds the
+    `spans` spans that ended first, and a span still open then is absent, as in a real capture
+    that is stopped while its children were exported.
 
     Parameters
     ----------
@@ -100,7 +106,7 @@ def write_synthetic(
     seed : int
         The same seed and arguments give the same bytes.
     spans : int
-        How many spans to write; the last trace may be cut short.
+        How many spans to write, exactly; traces open at the end are cut short.
     encoding : {"json", "proto"}
         JSON lines, or protobuf with a length before each message.
     services, concurrency, error_rate : int, float, float
@@ -109,7 +115,7 @@ def write_synthetic(
     Returns
     -------
     int
-        Number of traces written.
+        Number of traces of which at least one span was written.
 
     Raises
     ------
@@ -128,16 +134,23 @@ def write_synthetic(
         queue_delay_s=0.2,
         skew_ms=0.05,
     )
+    open_spans: TraceSet | None = None
+    begun = pl.Series("trace_id", [], pl.String)
     left, traces, chunk = spans, 0, 0
     with OtlpWriter(path, encoding=encoding) as writer:
         while left > 0:
             part = _chunk(stage, chunk, error_rate)
-            part = part.with_tables(spans=part.spans.head(left))
-            for flush in _flushes(part.spans):
-                writer.write(part.with_tables(spans=flush))
-            left -= part.spans.height
-            traces += part.n_traces
+            part = part if open_spans is None else _join(open_spans, part)
             chunk += 1
+            done, later = _settled(part.spans, stage, chunk, left)
+            for flush in _flushes(done):
+                writer.write(part.with_tables(spans=flush))
+            left -= done.height
+            written = done["trace_id"].unique()
+            traces += written.len() - int(written.is_in(begun.implode()).sum())
+            begun = pl.concat([begun, written]).unique()
+            begun = begun.filter(begun.is_in(later["trace_id"].implode()))
+            open_spans = _keep(part, later)
     return traces
 
 
@@ -145,6 +158,30 @@ def _chunk(stage: Stage, chunk: int, error_rate: float) -> TraceSet:
     clean = play_traffic(stage, traces=_CHUNK_TRACES, chunk=chunk, start_ns=to_ns(None))
     seed = stage.seed * 1_000_003 + chunk
     return inject_errors(clean, seed=seed, rate=error_rate)[0] if error_rate else clean
+
+
+def _settled(
+    spans: pl.DataFrame, stage: Stage, chunk: int, left: int
+) -> tuple[pl.DataFrame, pl.DataFrame]:
+    """Part spans that end before anything of the next chunk can, at most `left`, from the rest."""
+    begins = to_ns(None) + int(chunk * _CHUNK_TRACES * stage.gap_ns)
+    whole = pl.lit(begins - _SKEW_NS).cast(schema.TIME).dt.truncate(_FLUSH)
+    ordered = spans.sort("end_time", "span_id")
+    ready = min(left, int(ordered.select((pl.col("end_time") < whole).sum()).item()))
+    return ordered.head(ready), ordered.slice(ready)
+
+
+def _join(earlier: TraceSet, later: TraceSet) -> TraceSet:
+    names = ("spans", "events", "links")
+    tables = {name: pl.concat([getattr(earlier, name), getattr(later, name)]) for name in names}
+    return later.with_tables(**tables)
+
+
+def _keep(part: TraceSet, spans: pl.DataFrame) -> TraceSet:
+    """Keep some spans of a part, and what belongs to them."""
+    keys = ["trace_id", "span_id"]
+    events, links = (table.join(spans, on=keys, how="semi") for table in (part.events, part.links))
+    return part.with_tables(spans=spans, events=events, links=links)
 
 
 def _flushes(spans: pl.DataFrame) -> list[pl.DataFrame]:
