@@ -56,6 +56,8 @@ from tracelab.synth import (
 )
 from tracelab.traceset import TraceSet
 
+ONCE_WRONG = (5, 591926740)
+"""Seeds whose clean captures drew false alarms; they stay, so that this is seen to end."""
 ROOT = Path(__file__).resolve().parent.parent
 LOSSES = ["orphan_span", "missing_server", "sampling_gap"]
 AFAR = ["process", "network"]
@@ -313,7 +315,7 @@ def clean_at_size(seed: int, spans: int) -> list[str]:
     alarms = tl.find_breaks(traces).filter(pl.col("severity") != "info")
     counts = alarms.group_by("kind", "cause").len().sort("kind", "cause").rows()
     lines = [
-        f"seed {seed}: {alarms.height} warnings and errors in {traces.spans.height:,} clean spans"
+        f"- seed {seed}: {alarms.height} warnings and errors in {traces.spans.height:,} clean spans"
     ]
     return [*lines, *(f"  - {kind} / {cause}: {n}" for kind, cause, n in counts)]
 
@@ -521,8 +523,10 @@ def synthetic(title: str, seeds: list[int], *, quick: bool) -> list[str]:
     return lines + render(f"{title}: plain id matching", peers)
 
 
-def _clean() -> list[str]:
-    return clean_at_size(secrets.randbelow(1 << 30), 300_000)
+def _copies(twice: pl.DataFrame) -> int:
+    """Count the copies beside the first: a row may say how often its span was written."""
+    times = twice["detail"].str.extract(r"written (\d+) times").cast(pl.Int64).fill_null(2)
+    return int((times - 1).sum())
 
 
 def main() -> None:
@@ -551,7 +555,7 @@ def main() -> None:
         for _, traces, truth in lab_runs(which):
             answered.append(normally_answered(traces, truth))
             twice = pl.col("cause") == "duplicate_export"
-            planted += truth.filter(twice).height
+            planted += _copies(truth.filter(twice))
             dropped += int(traces.ingest["spans_duplicate"].sum())
             truth = truth.filter(~twice.fill_null(value=False))
             measure_breaks(ours, traces, truth, peers=False)
@@ -562,9 +566,9 @@ def main() -> None:
         lines += render_answered(answered) if answered else []
         lines += render(f"Lab, {which}: plain id matching", peers)
     if not quick:
-        lines += ["## Clean captures at size, fresh seeds", ""]
-        for _ in range(3):
-            lines += [f"- {line}" if line[0] == "s" else line for line in _clean()]
+        lines += ["## Clean captures at size, two known seeds and two fresh ones", ""]
+        for seed in (*ONCE_WRONG, *(secrets.randbelow(1 << 30) for _ in range(2))):
+            lines += clean_at_size(seed, 300_000)
         lines += ["", *public_captures()]
     print("\n".join(lines))
     if arguments.json:
