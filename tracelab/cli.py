@@ -270,13 +270,13 @@ def lab(
     browser: Annotated[bool, typer.Option(help="Open a browser.")] = True,
 ) -> None:
     """Start JupyterLab with the notebooks, 00_tour opened first."""
-    if importlib.util.find_spec("jupyterlab") is None:
-        raise ParameterError(
-            'JupyterLab is not installed; install it with: pip install "tracelab[notebook]"'
-        )
     if not folder.is_dir():
         raise ParameterError(
             f"no folder {folder}; run this where the notebooks are, or name them with --dir"
+        )
+    if importlib.util.find_spec("jupyterlab") is None:
+        raise ParameterError(
+            'JupyterLab is not installed; install it with: pip install "tracelab[notebook]"'
         )
     arguments = [f"--ServerApp.root_dir={folder.resolve().parent}", f"--port={port}"]
     tour = folder / "00_tour.ipynb"
