@@ -37,8 +37,7 @@ def _measured(store, workers, answers):
     )
     reduced = time.perf_counter()
     spans, edges = sum(part[0] for part in parts), sum(part[1] for part in parts)
-    parts = [part[2] for part in parts]
-    breaks = resolve_breaks(parts)
+    breaks = resolve_breaks(parts.pop()[2] for _ in range(len(parts)))
     seconds = time.perf_counter() - begun
     print(
         f"  reduce {reduced - begun:.1f} s, resolve {begun + seconds - reduced:.1f} s", flush=True

@@ -6,6 +6,7 @@ proposed parent ties to another trace are taken out of their buckets and looked 
 that an error is followed across the gap wherever its two halves are stored.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -32,9 +33,8 @@ _CALL: Final = ("parent_service", "child_service", "boundary")
 
 @dataclass(frozen=True)
 class Overview:
-    """What the first pass keeps of a bucket."""
+    """What the first pass keeps of a bucket, besides what breaks are resolved from."""
 
-    reduced: Reduced
     operations: pl.DataFrame
     calls: pl.DataFrame
     n_traces: int
@@ -71,12 +71,11 @@ class Survey:
     end: Any
 
 
-def overview_bucket(traces: TraceSet) -> Overview:
+def overview_bucket(traces: TraceSet) -> tuple[Overview, Reduced]:
     """Reduce a bucket of whole traces to what the capture as a whole needs."""
     spans = traces.spans
     reduced = reduce_bucket(traces)
-    return Overview(
-        reduced=reduced,
+    overview = Overview(
         operations=spans.group_by("service_name", pl.col("name").alias("span_name")).agg(
             pl.len().cast(pl.Int64).alias("spans")
         ),
@@ -90,6 +89,7 @@ def overview_bucket(traces: TraceSet) -> Overview:
         start=spans["start_time"].min(),
         end=spans["end_time"].max(),
     )
+    return overview, reduced
 
 
 def errors_bucket(
@@ -154,7 +154,7 @@ def survey(
     """
     say = say or (lambda step: None)
     say("what is in the capture")
-    first = map_buckets(
+    parts = map_buckets(
         overview_bucket,
         traces,
         engine=engine,
@@ -163,7 +163,8 @@ def survey(
         tables=("events", "links", "metrics"),
     )
     say("where traces break, and why")
-    breaks = resolve_breaks([part.reduced for part in first])
+    first = [overview for overview, _ in parts]
+    breaks = resolve_breaks(_let_go(parts))
     serious = breaks.filter(pl.col("severity") != "info")
     tied = _tied_traces(serious) if isinstance(traces, TraceStore) else []
     say("what became of each error")
@@ -209,6 +210,12 @@ def gather_traces(
         links=pl.concat([part.links for part in parts]),
         logs=pl.concat([part.logs for part in parts]),
     )
+
+
+def _let_go(parts: list[tuple[Overview, Reduced]]) -> Iterator[Reduced]:
+    """Hand over what breaks are resolved from, and forget it."""
+    while parts:
+        yield parts.pop()[1]
 
 
 def _tied_traces(breaks: pl.DataFrame) -> list[str]:

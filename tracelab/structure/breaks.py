@@ -1,5 +1,6 @@
 """Where traces break: every kind, over one capture or over the buckets of a store."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final
 
@@ -95,14 +96,15 @@ def reduce_bucket(traces: TraceSet) -> Reduced:
 
 
 def resolve_breaks(
-    reduced: list[Reduced], *, min_confidence: float = 0.5, min_late_ns: int = 1_000_000
+    reduced: Iterable[Reduced], *, min_confidence: float = 0.5, min_late_ns: int = 1_000_000
 ) -> pl.DataFrame:
     """Find the breaks of a capture whose buckets have been reduced.
 
     Parameters
     ----------
-    reduced : list of Reduced
-        All buckets, in any order: the answer is the same.
+    reduced : iterable of Reduced
+        All buckets, in any order: the answer is the same. Taken one by one, so that an
+        iterator that lets go of them keeps the capture from standing in memory twice.
     min_confidence : float
         A cause less sure than this is `unknown`, with the candidates as alternatives. Half:
         below it the other causes together are likelier.
@@ -121,12 +123,14 @@ def resolve_breaks(
     """
     if not 0 <= min_confidence <= 1:
         raise ParameterError(f"min_confidence is {min_confidence}; a probability is 0 to 1")
-    metrics = (
-        pl.concat([bucket.metrics for bucket in reduced])
-        if reduced
-        else schema.empty(schema.METRIC_POINTS)
-    )
-    skeleton = Skeleton([bucket.spine for bucket in reduced])
+    spines, telemetry, lengths = [], [schema.empty(schema.METRIC_POINTS)], []
+    for bucket in reduced:
+        spines.append(bucket.spine)
+        telemetry.append(bucket.metrics)
+        lengths.append(bucket.lengths)
+        del bucket
+    skeleton = Skeleton(spines)
+    del spines
     if not skeleton.n:
         return schema.empty(schema.BREAKS)
     found = [skeleton.write_breaks(find_duplicates(skeleton))]
@@ -136,7 +140,7 @@ def resolve_breaks(
         find_client_roots(skeleton),
         find_cycles(skeleton),
         find_invalid_ids(skeleton),
-        find_truncated_values(skeleton, [bucket.lengths for bucket in reduced]),
+        find_truncated_values(skeleton, lengths),
     ]
     found += [skeleton.write_breaks(table) for table in recorded]
     offsets = clock_offsets(skeleton)
@@ -147,7 +151,10 @@ def resolve_breaks(
         detached.found,
         find_wrong_parents(skeleton),
         find_orphans(
-            skeleton, detached.claimed, loss_hints(metrics), min_confidence=min_confidence
+            skeleton,
+            detached.claimed,
+            loss_hints(pl.concat(telemetry)),
+            min_confidence=min_confidence,
         ),
         find_late_children(skeleton, min_late_ns=min_late_ns),
     ]

@@ -75,9 +75,9 @@ def find_duplicates(skeleton: Skeleton) -> pl.DataFrame:
         Never.
     """
     shared = (
-        skeleton.table.select("key", "start", "end", "op", "process")
+        skeleton.table.select("key", "start", "end", "op", "process", "shared")
         .with_row_index("row")
-        .filter(pl.col("key").is_duplicated())
+        .filter("shared")
     )
     kinds = pl.Series("span_kind", skeleton.kind[shared["row"].to_numpy()])
     groups = (

@@ -245,12 +245,17 @@ class Skeleton:
         ValueError
             Never.
         """
-        first = self.table.select(pl.col("key").is_first_distinct()).to_series()
-        if first.all():
+        shared = np.flatnonzero(self.column("shared"))
+        again = ~pl.Series(self.column("key")[shared]).is_first_distinct().to_numpy()
+        if not again.any():
             return self
-        position = np.cumsum(first.to_numpy()) - 1
+        first = np.ones(self.n, dtype=bool)
+        first[shared[again]] = False
+        position = np.cumsum(first) - 1
         parent = np.where(self.parent >= 0, position[self.parent], NO_ROW)
-        table = self.table.with_columns(pl.Series("parent_row", parent)).filter(first)
+        table = self.table.with_columns(
+            pl.Series("parent_row", parent), pl.lit(value=False).alias("shared")
+        ).filter(pl.Series(first))
         return self._with_table(table)
 
     def _with_table(self, table: pl.DataFrame) -> "Skeleton":
@@ -467,6 +472,7 @@ def _stack(spines: list[pl.DataFrame]) -> pl.DataFrame:
     if not moved:
         return pl.DataFrame(schema={**SPINE, "_timed": pl.Boolean, "_raw_start": pl.Int64})
     table = pl.concat(moved, rechunk=False)
+    del moved
     known = pl.col("start").is_not_null() | pl.col("end").is_not_null()
     table = table.with_columns(
         pl.coalesce("start", "end", 0).alias("start"),
@@ -479,14 +485,14 @@ def _stack(spines: list[pl.DataFrame]) -> pl.DataFrame:
 
 def _in_order(table: pl.DataFrame) -> pl.DataFrame:
     """Sort by time and let parent rows follow."""
-    order = (
-        table.select(pl.arg_sort_by("start", "trace_hi", "trace_lo", "span", "end", "op"))
-        .to_series()
-        .to_numpy()
-    )
+    order = table.select(
+        pl.arg_sort_by("start", "trace_hi", "trace_lo", "span", "end", "op").cast(pl.UInt32)
+    ).to_series()
     position = np.empty(table.height, dtype=np.int64)
-    position[order] = np.arange(table.height)
-    table = take_rows(table, pl.Series(order))
+    position[order.to_numpy()] = np.arange(table.height)
+    # One column at a time, in one piece: a tenth of the time of a frame in many pieces, and
+    # never twice the memory.
+    table = pl.DataFrame([table[name].rechunk().gather(order) for name in table.columns])
     parent = table["parent_row"].to_numpy()
     moved_parent = np.where(parent >= 0, position[parent], NO_ROW) if table.height else parent
     return table.with_columns(pl.Series("parent_row", moved_parent, dtype=pl.Int64))

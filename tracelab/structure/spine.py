@@ -43,12 +43,14 @@ SPINE: Final = pl.Schema(
         "error": pl.Boolean,
         "answered": pl.Boolean,
         "linked": pl.Boolean,
+        "shared": pl.Boolean,
     }
 )
 """``state`` is ROOT, INTACT or ORPHAN; ``remote`` is 1, 0, or -1 where the span does not say;
 ``crossing`` indexes CROSSINGS; ``sampled`` is bit 0 of the flags, or -1 where flags are absent;
 ``answered``: a response code or an unset or good status says that the peer replied; ``request``
-and ``tenant`` and ``thread`` and ``task`` are 0 where unknown."""
+and ``tenant`` and ``thread`` and ``task`` are 0 where unknown; ``shared``: another span has the
+same key."""
 
 OPS: Final = pl.Schema(
     {"op": pl.UInt64, "service_name": pl.String, "name": pl.String, "kind": pl.String}
@@ -210,29 +212,33 @@ def _coded(traces: TraceSet) -> pl.DataFrame:
         (pl.col("parent_span_id").hash(12)).alias("_parent_hash"),
         pl.col("parent_span_id").is_null().alias("_root"),
     )
-    return coded.with_columns(
-        pl.col("trace_hi").fill_null(pl.col("_trace_hash")),
-        pl.col("trace_lo").fill_null(pl.col("_trace_hash")),
-        pl.col("span").fill_null(pl.col("_span_hash")),
-        pl.when("_root")
-        .then(pl.lit(0, pl.UInt64))
-        .otherwise(pl.col("parent").fill_null(pl.col("_parent_hash")))
-        .alias("parent"),
-    ).with_columns(
-        _mix(pl.col("trace_hi"), pl.col("trace_lo"), pl.col("span")).alias("key"),
-        pl.when(~pl.col("_root"))
-        .then(_mix(pl.col("trace_hi"), pl.col("trace_lo"), pl.col("parent")))
-        .alias("_parent_key"),
+    return (
+        coded.with_columns(
+            pl.col("trace_hi").fill_null(pl.col("_trace_hash")),
+            pl.col("trace_lo").fill_null(pl.col("_trace_hash")),
+            pl.col("span").fill_null(pl.col("_span_hash")),
+            pl.when("_root")
+            .then(pl.lit(0, pl.UInt64))
+            .otherwise(pl.col("parent").fill_null(pl.col("_parent_hash")))
+            .alias("parent"),
+        )
+        .with_columns(
+            _mix(pl.col("trace_hi"), pl.col("trace_lo"), pl.col("span")).alias("key"),
+            pl.when(~pl.col("_root"))
+            .then(_mix(pl.col("trace_hi"), pl.col("trace_lo"), pl.col("parent")))
+            .alias("_parent_key"),
+        )
+        .with_columns(pl.col("key").is_duplicated().alias("shared"))
     )
 
 
 def _parent_rows(coded: pl.DataFrame) -> pl.Series:
     """Row of each span's parent; of spans that share an id the earliest, in any row order."""
-    rows = coded.select("key", "start", "end", "op").with_row_index("parent_row")
-    shared = rows.filter(pl.col("key").is_duplicated())
+    rows = coded.select("key", "start", "end", "op", "shared").with_row_index("parent_row")
+    shared = rows.filter("shared")
     if shared.height:
         first = shared.sort("key", "start", "end", "op").unique("key", keep="first")
-        rows = pl.concat([rows.filter(~pl.col("key").is_duplicated()), first])
+        rows = pl.concat([rows.filter(~pl.col("shared")), first])
     return (
         coded.select("_parent_key")
         .join(
