@@ -1,6 +1,6 @@
 """Roots that were called from another trace: the context was lost on the way."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 import numpy as np
@@ -17,11 +17,12 @@ from tracelab.structure.calls import (
     known_calls,
     measure,
 )
-from tracelab.structure.laws import Law, pair_ranges, warp
+from tracelab.structure.callstack import innermost_open
+from tracelab.structure.discovery import MIN_CALLS, Suspect, discover_callers
+from tracelab.structure.laws import Law
+from tracelab.structure.peers import Peers
 from tracelab.structure.skeleton import (
-    CLIENT,
     CONSUMER,
-    PRODUCER,
     SERVER,
     Bools,
     Floats,
@@ -31,13 +32,6 @@ from tracelab.structure.skeleton import (
 )
 from tracelab.structure.spine import INTACT, ROOT, take_rows
 
-MIN_EXCESS: Final = 6.0
-"""Standard deviations by which overlap must exceed chance before a caller that was never seen
-to call an operation is considered: dozens of classes and hundreds of delays are tried."""
-
-MIN_CALLS: Final = 6
-"""A caller that was never seen to call an operation is believed from this many calls on."""
-
 MIN_RULE: Final = 0.5
 """Least share of roots called, or of callers that call, for a relation never seen intact."""
 
@@ -45,7 +39,6 @@ RARE_CALLER: Final = 0.02
 """Least share of an operation's spans that a caller class must have called to be its caller."""
 
 MAX_CLASSES: Final = 6
-MAX_TRIED: Final = 24
 
 _TOLERANCE_LOCAL_NS: Final = 100_000
 _TOLERANCE_REMOTE_NS: Final = 3_000_000
@@ -95,12 +88,13 @@ def find_detached_roots(skeleton: Skeleton, *, min_probability: float = 0.5) -> 
     roots = roots[~skeleton.linked[roots] & skeleton.timed[roots]]
     tables = []
     second = _second_roots(skeleton, roots)
+    peers = Peers(skeleton)
     for op in np.unique(skeleton.op[roots]):
         mine = roots[skeleton.op[roots] == op] if roots.size < 10_000 else _of_op(skeleton, int(op))
         for callees, same_trace in ((mine[~second[mine]], False), (mine[second[mine]], True)):
             if not callees.size:
                 continue
-            reply = _ask(skeleton, int(op), callees, same_trace=same_trace)
+            reply = _ask(skeleton, int(op), callees, peers, same_trace=same_trace)
             if reply is None:
                 continue
             np.add.at(claimed, reply.pairs.caller, reply.marginal)
@@ -128,7 +122,9 @@ def _second_roots(skeleton: Skeleton, roots: Ints) -> Bools:
     return second & kept
 
 
-def _ask(skeleton: Skeleton, op: int, callees: Ints, *, same_trace: bool) -> Answer | None:
+def _ask(
+    skeleton: Skeleton, op: int, callees: Ints, peers: Peers, *, same_trace: bool
+) -> Answer | None:
     """Who called these roots of one operation? None where no caller comes into question."""
     kind = int(skeleton.op_kind[op])
     rows = skeleton.by_op.rows(op)
@@ -139,6 +135,9 @@ def _ask(skeleton: Skeleton, op: int, callees: Ints, *, same_trace: bool) -> Ans
     crosses = kind in (SERVER, CONSUMER)
     if same_trace:
         return _ask_within(skeleton, callees, known) if known else None
+    local = not crosses and not _remote_callers(skeleton, intact)
+    if not known:
+        return _ask_strangers(skeleton, op, callees, peers, local=local)
     classes = [
         CallerClass(
             code,
@@ -151,18 +150,84 @@ def _ask(skeleton: Skeleton, op: int, callees: Ints, *, same_trace: bool) -> Ans
         ]
     ]
     classes = [group for group in classes if group.rows.size]
-    local = not crosses and not _remote_callers(skeleton, intact)
-    tolerance = _TOLERANCE_LOCAL_NS if local else _TOLERANCE_REMOTE_NS
-    guesses: list[Law] | None = None
-    if not known:
-        classes, guesses = _discover(skeleton, op, callees, local=local, tolerance_ns=tolerance)
     if not classes:
         return None
+    return _answer(skeleton, callees, classes, None, local=local)
+
+
+def _answer(
+    skeleton: Skeleton,
+    callees: Ints,
+    classes: list[CallerClass],
+    guesses: list[Law] | None,
+    *,
+    local: bool,
+) -> Answer:
+    tolerance = _TOLERANCE_LOCAL_NS if local else _TOLERANCE_REMOTE_NS
     pairs = candidate_pairs(skeleton, callees, classes, same_process=local, tolerance_ns=tolerance)
-    if kind == SERVER:
+    if int(skeleton.kind[callees[0]]) == SERVER:
         pairs = _while_waiting(skeleton, callees, pairs)
-    reply = answer(skeleton, callees, classes, pairs, first_guess=guesses)
-    return reply if known or _is_regular(skeleton, callees, reply, local=local) else None
+    return answer(skeleton, callees, classes, pairs, first_guess=guesses)
+
+
+def _ask_strangers(
+    skeleton: Skeleton, op: int, callees: Ints, peers: Peers, *, local: bool
+) -> Answer | None:
+    """Ask caller classes that were never seen to call the operation."""
+    tolerance = _TOLERANCE_LOCAL_NS if local else _TOLERANCE_REMOTE_NS
+    suspects = discover_callers(
+        skeleton, op, callees, local=local, tolerance_ns=tolerance, peers=peers
+    )
+    if not suspects:
+        return None
+    classes = [suspect.group for suspect in suspects]
+    reply = _answer(skeleton, callees, classes, [suspect.law for suspect in suspects], local=local)
+    reply = _no_more_than(reply, suspects)
+    if not _is_regular(skeleton, callees, reply, local=local):
+        return None
+    return _within_trace(skeleton, callees, reply) if local else reply
+
+
+def _no_more_than(reply: Answer, suspects: list[Suspect]) -> Answer:
+    """Let the answer claim no more callees than pile up beyond chance.
+
+    Expectation and maximisation may talk itself into a law that takes in whatever is near.
+    """
+    claimed = float(reply.called.mean())
+    proven = min(1.0, sum(suspect.share for suspect in suspects))
+    if claimed <= proven + 0.1:
+        return reply
+    factor = proven / claimed
+    return replace(
+        reply,
+        called=reply.called * factor,
+        best_probability=reply.best_probability * factor,
+        marginal=reply.marginal * factor,
+    )
+
+
+def _within_trace(skeleton: Skeleton, callees: Ints, reply: Answer) -> Answer:
+    """Take the calling trace from the answer, and the calling span from what was open there."""
+    pairs = reply.pairs
+    traces, number = np.unique(skeleton.trace[pairs.caller], return_inverse=True)
+    both, slot = np.unique(pairs.callee * traces.size + number, return_inverse=True)
+    weight = np.bincount(slot, weights=reply.marginal)
+    callee = both // traces.size
+    order = np.lexsort((both, -weight, callee))
+    asked, first = np.unique(callee[order], return_index=True)
+    probability = np.zeros(callees.size)
+    probability[asked] = weight[order[first]]
+    top = np.full(callees.size, -1)
+    top[asked] = order[first]
+    # The likeliest span of the likeliest trace stands for it.
+    mine = top[pairs.callee] == slot
+    ranked = np.flatnonzero(mine)[np.argsort(-reply.marginal[mine], kind="stable")]
+    best = np.full(callees.size, -1)
+    owner, first = np.unique(pairs.callee[ranked], return_index=True)
+    best[owner] = pairs.caller[ranked[first]]
+    rows, sure = innermost_open(skeleton, callees, np.where(reply.called >= 0.5, best, -1))
+    rows = np.where(rows >= 0, rows, reply.best)
+    return replace(reply, best=rows, best_probability=np.minimum(probability, 1.0) * sure)
 
 
 def _is_regular(skeleton: Skeleton, callees: Ints, reply: Answer, *, local: bool) -> bool:
@@ -172,7 +237,7 @@ def _is_regular(skeleton: Skeleton, callees: Ints, reply: Answer, *, local: bool
     the process) nearly all calls of the caller class end in such a root.
     """
     calls = float(reply.called.sum())
-    if calls < MIN_CALLS:
+    if calls < 0.9 * MIN_CALLS:
         return False
     # What starts before its supposed caller is the cause, not the effect.
     forward = float(reply.marginal[reply.pairs.start_gap >= 0].sum())
@@ -219,127 +284,6 @@ def _while_waiting(skeleton: Skeleton, callees: Ints, pairs: Pairs) -> Pairs:
     return measure(
         skeleton, callees, Pairs(pairs.callee[keep], pairs.caller[keep], pairs.group[keep])
     )
-
-
-def _discover(
-    skeleton: Skeleton, op: int, callees: Ints, *, local: bool, tolerance_ns: int
-) -> tuple[list[CallerClass], list[Law]]:
-    """Find caller classes whose spans precede these roots more often than chance has it."""
-    found: list[tuple[float, CallerClass, Law]] = []
-    for code, rows in _possible(skeleton, op, callees, local=local):
-        durations = skeleton.end[rows] - skeleton.start[rows]
-        window = int(np.quantile(durations, 0.99) * 1.2) + 20_000_000
-        group = CallerClass(code, rows, None, window)
-        excess, law = _excess(skeleton, callees, group, local=local, tolerance_ns=tolerance_ns)
-        if law is not None and excess >= MIN_EXCESS:
-            found.append((excess, group, law))
-    found.sort(key=lambda item: (-item[0], item[1].code))
-    kept = found[:MAX_CLASSES]
-    return [group for _, group, _ in kept], [law for _, _, law in kept]
-
-
-def _possible(skeleton: Skeleton, op: int, callees: Ints, *, local: bool) -> list[tuple[int, Ints]]:
-    """Caller classes that could call this operation at all, with their free rows."""
-    kind = int(skeleton.op_kind[op])
-    if local:
-        processes = np.unique(skeleton.process[callees])
-        rows = np.concatenate([skeleton.by_process.rows(int(code)) for code in processes[:64]])
-        rows = np.sort(rows)
-    else:
-        wanted = CLIENT if kind == SERVER else PRODUCER
-        rows = np.flatnonzero((skeleton.kind == wanted) & ~skeleton.served & skeleton.timed)
-    # What hangs under another root of this operation shares its timetable, not a context;
-    # and what such roots usually call is a callee of theirs that lost its own context.
-    below = skeleton.op[skeleton.top[rows]] == op
-    classes = skeleton.caller_class[rows]
-    size = int(classes.max()) + 1 if rows.size else 1
-    usual = np.bincount(classes[below], minlength=size) > 0.1 * np.bincount(classes, minlength=size)
-    rows = rows[~below & ~usual[classes]] if rows.size else rows
-    counts = np.bincount(skeleton.caller_class[rows]) if rows.size else np.zeros(0, np.int64)
-    enough = np.flatnonzero(counts >= max(3, callees.size // 10))
-    likely = enough[np.argsort(-counts[enough], kind="stable")][:MAX_TRIED]
-    classes = skeleton.caller_class[rows]
-    return [(int(code), rows[(classes == code) & skeleton.timed[rows]]) for code in likely]
-
-
-def _excess(
-    skeleton: Skeleton,
-    callees: Ints,
-    group: CallerClass,
-    *,
-    local: bool,
-    tolerance_ns: int,
-) -> tuple[float, Law | None]:
-    """Tell by how many standard deviations delays pile up above chance, and their law."""
-    sample = callees[:: max(callees.size // 4000, 1)]
-    pairs = candidate_pairs(
-        skeleton, sample, [group], same_process=local, tolerance_ns=tolerance_ns
-    )
-    if pairs.callee.size < 5:
-        return 0.0, None
-    observed = _histogram(pairs.start_gap)
-    shifts = [step * sign * (group.window_ns + 50_000_000) for step in (2, 3) for sign in (1, -1)]
-    null = np.zeros(observed.size)
-    for shift in shifts:
-        bounds = (-tolerance_ns, group.window_ns)
-        null += _histogram(_moved_gaps(skeleton, sample, group, local, bounds, shift))
-    null /= len(shifts)
-    # Bursts of traffic make callers and callees meet whichever comes first; calls do not.
-    mirrored = _moved_gaps(skeleton, sample, group, local, (-group.window_ns, tolerance_ns))
-    null = np.maximum(null, _histogram(-mirrored))
-    excess = observed - null
-    best = 0.0
-    # Scan runs of delay bins: the law may be narrow or wide.
-    up, base = np.concatenate([[0.0], np.cumsum(excess)]), np.concatenate([[0.0], np.cumsum(null)])
-    for width in (1, 2, 4, 8, 16, 32):
-        gain = up[width:] - up[:-width]
-        noise = np.sqrt((base[width:] - base[:-width]) * 1.25 + 1.0)
-        best = max(best, float((gain / noise).max()))
-    if (up[-1] < 3 and best < MIN_EXCESS) or best <= 0:
-        return 0.0, None
-    weight = np.clip(excess, 0, None) / np.maximum(observed, 1e-9)
-    return best, Law.fit(pairs.start_gap, weight[_bins(pairs.start_gap)])
-
-
-_BIN: Final = 0.2
-_BIN_REACH: Final = 18.0
-
-
-def _bins(gaps: Ints) -> Ints:
-    return np.clip(
-        ((warp(gaps) + _BIN_REACH) / _BIN).astype(np.int64), 0, int(2 * _BIN_REACH / _BIN)
-    )
-
-
-def _histogram(gaps: Ints) -> Floats:
-    return np.bincount(_bins(gaps), minlength=int(2 * _BIN_REACH / _BIN) + 1).astype(np.float64)
-
-
-def _moved_gaps(
-    skeleton: Skeleton,
-    callees: Ints,
-    group: CallerClass,
-    local: bool,
-    bounds: tuple[int, int],
-    shift: int = 0,
-) -> Ints:
-    """Delays from callers to callees that lie within bounds, the callees moved in time.
-
-    What is moved out of the capture comes in again at its other end.
-    """
-    first, last = skeleton.window
-    length = max(last - first, 1)
-    gaps = []
-    place = skeleton.process if local else np.zeros(skeleton.n, np.int64)
-    for code in np.unique(place[callees]):
-        mine = callees[place[callees] == code]
-        begins = skeleton.start[group.rows[place[group.rows] == code]]
-        moved = (skeleton.start[mine] - first + shift) % length + first
-        low = np.searchsorted(begins, moved - bounds[1])
-        high = np.searchsorted(begins, moved - bounds[0], side="right")
-        owner, position = pair_ranges(low, high)
-        gaps.append(moved[owner] - begins[position])
-    return np.concatenate(gaps)
 
 
 def _ask_within(skeleton: Skeleton, callees: Ints, known: dict[int, Intact]) -> Answer | None:

@@ -1,0 +1,132 @@
+"""Which span of a trace was at work when a callee of it began.
+
+Time tells the calling trace better than the calling span: a sibling that ran just before fits
+as closely as the caller itself. What tells them apart is that the caller is open when its
+callee begins, and mostly when it ends, each time; a sibling is so only now and then.
+"""
+
+from typing import Final
+
+import numpy as np
+import polars as pl
+
+from tracelab.structure.skeleton import CLIENT, PRODUCER, Floats, Ints, Skeleton
+
+ALWAYS: Final = 0.9
+"""Least share of callees during whose start a caller class is open, where traces have it."""
+
+_TOLERANCE_NS: Final = 100_000
+
+
+def innermost_open(skeleton: Skeleton, callees: Ints, found: Ints) -> tuple[Ints, Floats]:
+    """Find the innermost span of a trace and process that is always open when callees begin.
+
+    Parameters
+    ----------
+    skeleton : Skeleton
+        The capture.
+    callees : ndarray of int64
+        Rows of one operation.
+    found : ndarray of int64
+        Per callee a row of the trace that called it, -1 where none is known.
+
+    Returns
+    -------
+    tuple of ndarray
+        Per callee the caller's row (the row of `found` where nothing is always open), and how
+        sure it is that the caller is this span rather than another of the same trace.
+
+    Raises
+    ------
+    ValueError
+        If the arrays differ in length.
+    """
+    best, sure = found.copy(), np.ones(found.size)
+    asked = np.flatnonzero(found >= 0)
+    near = _spans_beside(skeleton, callees, found, asked)
+    if not near.height:
+        return best, sure
+    opened = near.group_by("class").agg(
+        traces=pl.col("callee").n_unique(),
+        open=pl.col("callee").filter("open").n_unique(),
+        around=pl.col("callee").filter(pl.col("open") & pl.col("around")).n_unique(),
+    )
+    opened = opened.with_columns(
+        open_share=pl.col("open") / pl.col("traces"), around_share=pl.col("around") / pl.col("open")
+    ).filter((pl.col("open_share") >= ALWAYS) & (pl.col("traces") >= 0.1 * asked.size))
+    if (opened["around_share"] >= ALWAYS).any():
+        opened = opened.filter(pl.col("around_share") >= ALWAYS)
+    inner = (
+        near.filter("open")
+        .join(opened.select("class", "open_share"), on="class", how="inner")
+        .sort("callee", "start", "row", descending=[False, True, True])
+    )
+    if not inner.height:
+        return best, sure
+    chosen = inner.unique("callee", keep="first", maintain_order=True)
+    rows = chosen["row"].to_numpy()
+    best[chosen["callee"].to_numpy()] = rows
+    rivals = inner.join(chosen.select("callee", chosen="row"), on="callee").filter(
+        pl.col("row") != pl.col("chosen")
+    )
+    sure[chosen["callee"].to_numpy()] = chosen["open_share"].to_numpy()
+    if rivals.height:
+        aside = ~_is_above(skeleton, rivals["row"].to_numpy(), rivals["chosen"].to_numpy())
+        sure[np.unique(rivals["callee"].to_numpy()[aside])] *= 0.6
+    return best, sure
+
+
+def _spans_beside(skeleton: Skeleton, callees: Ints, found: Ints, asked: Ints) -> pl.DataFrame:
+    """Spans of the calling trace in the callee's process that began before the callee."""
+    wanted = pl.DataFrame(
+        {
+            "trace": skeleton.trace[found[asked]],
+            "process": skeleton.process[callees[asked]],
+            "callee": asked,
+        }
+    )
+    codes = wanted["process"].unique().sort()
+    rows = np.concatenate(
+        [np.zeros(0, np.int64), *(skeleton.by_process.rows(int(code)) for code in codes)]
+    )
+    rows = rows[skeleton.timed[rows]]
+    kinds = skeleton.kind[rows]
+    calling = (kinds == CLIENT) | (kinds == PRODUCER)
+    rows = rows[~calling | _has_local_children(skeleton)[skeleton.caller_class[rows]]]
+    spans = pl.DataFrame(
+        {"trace": skeleton.trace[rows], "process": skeleton.process[rows], "row": rows}
+    )
+    near = spans.join(wanted, on=["trace", "process"], how="inner")
+    row, callee = near["row"].to_numpy(), callees[near["callee"].to_numpy()]
+    start, end = skeleton.start[callee], skeleton.end[callee]
+    return near.select(
+        "callee",
+        "row",
+        pl.Series("class", skeleton.caller_class[row]),
+        pl.Series("start", skeleton.start[row]),
+        pl.Series("open", skeleton.end[row] >= start - _TOLERANCE_NS),
+        pl.Series("around", skeleton.end[row] >= end - _TOLERANCE_NS),
+    ).filter(pl.Series((skeleton.start[row] <= start + _TOLERANCE_NS) & (row != callee)))
+
+
+def _has_local_children(skeleton: Skeleton) -> np.ndarray:
+    """Caller classes under which some span of the same process hangs."""
+    rows = skeleton.intact
+    parent = skeleton.parent[rows]
+    same = skeleton.process[rows] == skeleton.process[parent]
+    has = np.zeros(int(skeleton.caller_class.max()) + 1, bool)
+    has[skeleton.caller_class[parent[same]]] = True
+    return has
+
+
+def _is_above(skeleton: Skeleton, upper: Ints, lower: Ints) -> np.ndarray:
+    """Whether one row is an ancestor of the other, pair by pair."""
+    above = np.zeros(upper.size, bool)
+    climb = skeleton.parent[lower]
+    for _ in range(64):
+        above |= climb == upper
+        live = (climb >= 0) & ~above
+        if not live.any():
+            break
+        climb = np.where(live, skeleton.parent[np.maximum(climb, 0)], -1)
+    return above

@@ -1,0 +1,324 @@
+"""Callers that were never seen to call an operation: what speaks for them beyond chance.
+
+Where every call of a hop loses its context, no intact call tells the delay law, and nothing
+but time couples caller and callee. Time couples much else: load that comes and goes, two jobs
+of one timetable, two requests of one browser. So a caller class must account for the callees
+themselves, not merely overlap them more than chance has it: the number of pairs at some delays
+is compared with the same count after the callees were moved in time, and backwards in time.
+"""
+
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+
+from tracelab.structure.calls import CallerClass, candidate_pairs
+from tracelab.structure.laws import Law, pair_ranges, warp
+from tracelab.structure.peers import Peers
+from tracelab.structure.skeleton import (
+    CLIENT,
+    INTERNAL,
+    PRODUCER,
+    SERVER,
+    Floats,
+    Ints,
+    Skeleton,
+)
+
+MIN_CALLS: Final = 4
+"""A caller that was never seen to call an operation is believed from this many calls on."""
+
+MIN_SURPRISE: Final = 22.0
+"""Least surprise, in nats, of so many pairs by chance: a tail of 1e-9, for dozens of classes
+and hundreds of delays are tried."""
+
+MIN_SHARE: Final = 0.3
+"""Least share of the callees (across the network: or of the calls) that a class accounts for."""
+
+MAX_CLASSES: Final = 6
+MAX_TRIED: Final = 10
+
+_SAMPLE: Final = 1_500
+_BUDGET: Final = 600_000
+"""Pairs to count per class, moved ones included."""
+
+
+@dataclass(frozen=True, slots=True)
+class Suspect:
+    """A caller class that may call an operation though it was never seen to.
+
+    Parameters
+    ----------
+    group : CallerClass
+        The class and its free rows.
+    law : Law
+        First guess of its delays.
+    share : float
+        Share of the callees that it accounts for.
+    surprise : float
+        How unlikely chance makes it, in nats.
+    """
+
+    group: CallerClass
+    law: Law
+    share: float
+    surprise: float
+
+
+def discover_callers(
+    skeleton: Skeleton,
+    op: int,
+    callees: Ints,
+    *,
+    local: bool,
+    tolerance_ns: int,
+    peers: Peers,
+) -> list[Suspect]:
+    """Find caller classes that account for callees whose callers were never seen.
+
+    Parameters
+    ----------
+    skeleton : Skeleton
+        The capture.
+    op : int
+        The operation of the callees.
+    callees : ndarray of int64
+        Rows in order of start.
+    local : bool
+        Whether the caller must be in the callee's process.
+    tolerance_ns : int
+        How far a callee may start before its caller.
+    peers : Peers
+        What peer addresses say.
+
+    Returns
+    -------
+    list of Suspect
+        At most `MAX_CLASSES`, the most surprising first.
+
+    Raises
+    ------
+    ValueError
+        Never.
+    """
+    if callees.size < MIN_CALLS:
+        return []
+    if local and int(skeleton.op_kind[op]) == INTERNAL and _ticks(skeleton.start[callees]):
+        return []  # a timetable of its own explains whatever it coincides with
+    candidates = _beside(skeleton, op, callees) if local else _afar(skeleton, op, callees, peers)
+    found = []
+    for code, rows in candidates:
+        durations = skeleton.end[rows] - skeleton.start[rows]
+        window = int(np.quantile(durations, 0.99) * 1.2) + 20_000_000
+        group = CallerClass(code, rows, None, window)
+        suspect = _weigh(skeleton, callees, group, local=local, tolerance_ns=tolerance_ns)
+        if suspect is not None:
+            found.append(suspect)
+    found.sort(key=lambda suspect: (-suspect.surprise, suspect.group.code))
+    return found[:MAX_CLASSES]
+
+
+def _ticks(starts: Ints) -> bool:
+    """Tell whether times follow a timetable: most gaps are multiples of one period."""
+    gaps = np.diff(starts)
+    gaps = gaps[gaps > 0]
+    if gaps.size < 3:
+        return False
+    period = float(np.median(gaps))
+    beats = gaps / period
+    off = np.abs(beats - np.rint(beats))
+    return bool(np.mean((off < 0.05) & (np.rint(beats) >= 1)) >= 0.8)
+
+
+def _beside(skeleton: Skeleton, op: int, callees: Ints) -> list[tuple[int, Ints]]:
+    """Caller classes of the callees' processes, those first that are open oftener than usual."""
+    codes, counts = np.unique(skeleton.process[callees], return_counts=True)
+    codes = codes[np.argsort(-counts, kind="stable")][:64]
+    rows = np.sort(np.concatenate([skeleton.by_process.rows(int(code)) for code in codes]))
+    rows = rows[skeleton.timed[rows]]
+    # What hangs under another root of this operation shares its timetable, not a context;
+    # and what such roots usually call is a callee of theirs that lost its own context.
+    below = skeleton.op[skeleton.top[rows]] == op
+    classes = skeleton.caller_class[rows]
+    size = int(classes.max()) + 1 if rows.size else 1
+    total = np.bincount(classes, minlength=size)
+    usual = np.bincount(classes[below], minlength=size) > 0.1 * total
+    keep = ~below & ~usual[classes]
+    rows, classes = rows[keep], classes[keep]
+    if not rows.size:
+        return []
+    total = np.bincount(classes, minlength=size)
+    present = _present(skeleton, callees[:: max(callees.size // 300, 1)], rows, size)
+    likely = np.flatnonzero((present >= 0.5 * MIN_SHARE) & (total >= MIN_CALLS))
+    busy = np.bincount(
+        classes, weights=skeleton.end[rows] - skeleton.start[rows] + 1_000_000, minlength=size
+    )
+    length = max(skeleton.window[1] - skeleton.window[0], 1) * codes.size
+    lift = present[likely] / (0.02 + np.minimum(busy[likely] / length, 1.0))
+    likely = likely[np.argsort(-lift, kind="stable")][:MAX_TRIED]
+    return [(int(code), rows[classes == code]) for code in likely]
+
+
+def _present(skeleton: Skeleton, sample: Ints, rows: Ints, size: int) -> Floats:
+    """Share of callees for which some span of a class began lately, per class."""
+    durations = skeleton.end[rows] - skeleton.start[rows]
+    window = int(np.quantile(durations, 0.99)) + 20_000_000
+    hits = np.zeros(size)
+    for code in np.unique(skeleton.process[sample]):
+        mine = sample[skeleton.process[sample] == code]
+        near = rows[skeleton.process[rows] == code]
+        begins = skeleton.start[near]
+        at = skeleton.start[mine]
+        high = np.searchsorted(begins, at + 100_000, side="right")
+        low = np.maximum(np.searchsorted(begins, at - window), high - 2_000)
+        owner, position = pair_ranges(low, high)
+        pairs = np.unique(owner * size + skeleton.caller_class[near[position]])
+        hits += np.bincount(pairs % size, minlength=size)
+    return hits / max(sample.size, 1)
+
+
+def _afar(skeleton: Skeleton, op: int, callees: Ints, peers: Peers) -> list[tuple[int, Ints]]:
+    """Caller classes across the network or a queue whose names and peers allow the hop."""
+    kind = int(skeleton.op_kind[op])
+    wanted = CLIENT if kind == SERVER else PRODUCER
+    rows = np.flatnonzero((skeleton.kind == wanted) & ~skeleton.served & skeleton.timed)
+    if not rows.size:
+        return []
+    classes = skeleton.caller_class[rows]
+    codes, first, counts = np.unique(classes, return_index=True, return_counts=True)
+    likely = []
+    for code, row, count in zip(codes, rows[first], counts, strict=True):
+        says = peers.verdict(op, int(row))
+        if count >= max(MIN_CALLS, callees.size // 10) and says >= 0:
+            likely.append((-says, abs(float(np.log(count / callees.size))), int(code)))
+    below = skeleton.op[skeleton.top[rows]] == op
+    found = []
+    for _, _, code in sorted(likely)[:MAX_TRIED]:
+        mine = classes == code
+        free = rows[mine & ~below]
+        if free.size >= MIN_CALLS and below[mine].mean() <= 0.1:
+            found.append((code, free))
+    return found
+
+
+def _weigh(
+    skeleton: Skeleton,
+    callees: Ints,
+    group: CallerClass,
+    *,
+    local: bool,
+    tolerance_ns: int,
+) -> Suspect | None:
+    """Compare the number of pairs at each delay with chance; None where chance will do."""
+    each = _pairs_each(skeleton, callees, group, local)
+    many = int(np.clip(_BUDGET / (10 * max(each, 1e-3)), 200, _SAMPLE))
+    sample = callees[:: max(callees.size // many, 1)]
+    pairs = candidate_pairs(
+        skeleton, sample, [group], same_process=local, tolerance_ns=tolerance_ns
+    )
+    if pairs.callee.size < MIN_CALLS:
+        return None
+    observed = _histogram(pairs.start_gap)
+    shifts = _shifts(skeleton, group.window_ns, int(np.clip(2_000 / sample.size, 8, 500)))
+    bounds = (-tolerance_ns, group.window_ns)
+    moved = np.stack(
+        [_histogram(_moved_gaps(skeleton, sample, group, local, bounds, shift)) for shift in shifts]
+    )
+    # Bursts of traffic make callers and callees meet whichever comes first; calls do not.
+    mirrored = _histogram(
+        -_moved_gaps(skeleton, sample, group, local, (-group.window_ns, tolerance_ns), 0)
+    )
+    surprise, share = _surprise(observed, moved, mirrored, sample.size)
+    accounted = share * callees.size
+    if surprise < MIN_SURPRISE or accounted < MIN_SHARE * _least(callees, group, local):
+        return None
+    excess = observed - np.maximum(moved.mean(axis=0), mirrored)
+    weight = np.clip(excess, 0, None) / np.maximum(observed, 1e-9)
+    law = Law.fit(pairs.start_gap, weight[_bins(pairs.start_gap)])
+    return Suspect(group, law, share, surprise)
+
+
+def _least(callees: Ints, group: CallerClass, local: bool) -> int:
+    return callees.size if local else min(callees.size, group.rows.size)
+
+
+def _pairs_each(skeleton: Skeleton, callees: Ints, group: CallerClass, local: bool) -> float:
+    """Mean number of candidate pairs per callee."""
+    length = max(skeleton.window[1] - skeleton.window[0], 1)
+    places = np.unique(skeleton.process[callees]).size if local else 1
+    return group.rows.size / places * min(group.window_ns / length, 1.0)
+
+
+def _shifts(skeleton: Skeleton, window_ns: int, many: int) -> list[int]:
+    """List moves in time: the shortest that uncouple caller and callee, to both sides."""
+    length = max(skeleton.window[1] - skeleton.window[0], 1)
+    step = window_ns + 50_000_000
+    # On a short capture moves come around its end; an odd step keeps them apart.
+    return [(number // 2 + 2) * (step if number % 2 else -step) % length for number in range(many)]
+
+
+def _surprise(observed: Floats, moved: Floats, mirrored: Floats, n: int) -> tuple[float, float]:
+    """Largest surprise over runs of delay bins, and the share of callees behind it.
+
+    Chernoff's bound on a Poisson tail, widened where the moved counts scatter more than that.
+    """
+    many = moved.shape[0]
+    seen = np.concatenate([[0.0], np.cumsum(observed)])
+    chance = np.concatenate([np.zeros((many, 1)), np.cumsum(moved, axis=1)], axis=1)
+    back = np.concatenate([[0.0], np.cumsum(mirrored)])
+    best, share = 0.0, 0.0
+    for width in (1, 2, 4, 8, 16, 32):
+        count = seen[width:] - seen[:-width]
+        nulls = chance[:, width:] - chance[:, :-width]
+        mean = (nulls.sum(axis=0) + 0.5) / many
+        wide = np.maximum(nulls.var(axis=0, ddof=1), mean) * (1 + 1 / many) / mean
+        mean = np.maximum(mean, back[width:] - back[:-width])
+        over = np.maximum(count, mean)
+        tail = (over * np.log(over / mean) - over + mean) / wide
+        at = int(np.argmax(tail))
+        best = max(best, float(tail[at]))
+        sure = tail >= MIN_SURPRISE
+        if sure.any():
+            share = max(share, float((over - mean)[sure].max()) / n)
+    return best, share
+
+
+_BIN: Final = 0.2
+_BIN_REACH: Final = 18.0
+
+
+def _bins(gaps: Ints) -> Ints:
+    return np.clip(
+        ((warp(gaps) + _BIN_REACH) / _BIN).astype(np.int64), 0, int(2 * _BIN_REACH / _BIN)
+    )
+
+
+def _histogram(gaps: Ints) -> Floats:
+    return np.bincount(_bins(gaps), minlength=int(2 * _BIN_REACH / _BIN) + 1).astype(np.float64)
+
+
+def _moved_gaps(
+    skeleton: Skeleton,
+    callees: Ints,
+    group: CallerClass,
+    local: bool,
+    bounds: tuple[int, int],
+    shift: int,
+) -> Ints:
+    """Delays from callers to callees that lie within bounds, the callees moved in time.
+
+    What is moved out of the capture comes in again at its other end.
+    """
+    first, last = skeleton.window
+    length = max(last - first, 1)
+    gaps = []
+    place = skeleton.process if local else np.zeros(skeleton.n, np.int64)
+    for code in np.unique(place[callees]):
+        mine = callees[place[callees] == code]
+        begins = skeleton.start[group.rows[place[group.rows] == code]]
+        moved = (skeleton.start[mine] - first + shift) % length + first
+        low = np.searchsorted(begins, moved - bounds[1])
+        high = np.searchsorted(begins, moved - bounds[0], side="right")
+        owner, position = pair_ranges(low, high)
+        gaps.append(moved[owner] - begins[position])
+    return np.concatenate(gaps)
