@@ -10,10 +10,13 @@ from typing import Final
 import numpy as np
 import polars as pl
 
-from tracelab.structure.skeleton import CLIENT, PRODUCER, Floats, Ints, Skeleton
+from tracelab.structure.skeleton import CLIENT, PRODUCER, Bools, Floats, Ints, Skeleton
 
 ALWAYS: Final = 0.9
-"""Least share of callees during whose start a caller class is open, where traces have it."""
+"""Least share of callees that end within a caller class for it to be one that waits."""
+
+USUALLY: Final = 0.6
+"""Least share of callees during whose start their caller is open; the others start later."""
 
 _TOLERANCE_NS: Final = 100_000
 
@@ -46,19 +49,10 @@ def innermost_open(skeleton: Skeleton, callees: Ints, found: Ints) -> tuple[Ints
     near = _spans_beside(skeleton, callees, found, asked)
     if not near.height:
         return best, sure
-    opened = near.group_by("class").agg(
-        traces=pl.col("callee").n_unique(),
-        open=pl.col("callee").filter("open").n_unique(),
-        around=pl.col("callee").filter(pl.col("open") & pl.col("around")).n_unique(),
-    )
-    opened = opened.with_columns(
-        open_share=pl.col("open") / pl.col("traces"), around_share=pl.col("around") / pl.col("open")
-    ).filter((pl.col("open_share") >= ALWAYS) & (pl.col("traces") >= 0.1 * asked.size))
-    if (opened["around_share"] >= ALWAYS).any():
-        opened = opened.filter(pl.col("around_share") >= ALWAYS)
+    opened = _usually_open(skeleton, near)
     inner = (
         near.filter("open")
-        .join(opened.select("class", "open_share"), on="class", how="inner")
+        .join(opened.select("class", "sure"), on="class", how="inner")
         .sort("callee", "start", "row", descending=[False, True, True])
     )
     if not inner.height:
@@ -69,11 +63,52 @@ def innermost_open(skeleton: Skeleton, callees: Ints, found: Ints) -> tuple[Ints
     rivals = inner.join(chosen.select("callee", chosen="row"), on="callee").filter(
         pl.col("row") != pl.col("chosen")
     )
-    sure[chosen["callee"].to_numpy()] = chosen["open_share"].to_numpy()
+    sure[chosen["callee"].to_numpy()] = chosen["sure"].to_numpy()
     if rivals.height:
         aside = ~_is_above(skeleton, rivals["row"].to_numpy(), rivals["chosen"].to_numpy())
         sure[np.unique(rivals["callee"].to_numpy()[aside])] *= 0.6
     return best, sure
+
+
+def _usually_open(skeleton: Skeleton, near: pl.DataFrame) -> pl.DataFrame:
+    """Keep caller classes that explain all callees of their kind of request.
+
+    A caller is there each time, is open (or has just ended) each time, and if any class outlasts
+    the callees each time, then so does the caller.
+    """
+    entries = near.group_by("entry").agg(asked=pl.col("callee").n_unique())
+    opened = (
+        near.group_by("class")
+        .agg(
+            pl.col("entry").mode().min(),
+            traces=pl.col("callee").n_unique(),
+            open=pl.col("callee").filter("open").n_unique(),
+            around=pl.col("callee").filter(pl.col("open") & pl.col("around")).n_unique(),
+        )
+        .join(entries, on="entry", how="left")
+        .with_columns(
+            there=pl.col("traces") / pl.col("asked"),
+            open_share=pl.col("open") / pl.col("asked"),
+            lasts=pl.col("around") >= ALWAYS * pl.col("open"),
+        )
+    )
+    # One callee in fifty, and one in any case, may be an exception.
+    slack = pl.max_horizontal(1.0 / pl.col("asked"), 0.02)
+    opened = opened.filter(
+        (pl.col("there") >= 1.0 - slack)
+        & (pl.col("open_share") >= USUALLY)
+        & (pl.col("asked") >= 0.1 * pl.lit(entries["asked"]).sum())
+    )
+    if opened["lasts"].any():
+        return opened.filter(
+            pl.col("lasts") & (pl.col("open_share") >= pl.col("open_share").max() - slack)
+        ).with_columns(sure=1.0)
+    # Callees that nobody waits for: a span that calls other things is likelier to have called.
+    calls = _has_local_children(skeleton)[opened["class"].to_numpy()]
+    opened = opened.with_columns(calls=pl.Series(calls, dtype=pl.Boolean))
+    if opened["calls"].any():
+        opened = opened.filter("calls")
+    return opened.with_columns(sure=0.9)
 
 
 def _spans_beside(skeleton: Skeleton, callees: Ints, found: Ints, asked: Ints) -> pl.DataFrame:
@@ -103,13 +138,27 @@ def _spans_beside(skeleton: Skeleton, callees: Ints, found: Ints, asked: Ints) -
         "callee",
         "row",
         pl.Series("class", skeleton.caller_class[row]),
+        pl.Series("entry", skeleton.op[_local_top(skeleton, row)]),
         pl.Series("start", skeleton.start[row]),
         pl.Series("open", skeleton.end[row] >= start - _TOLERANCE_NS),
         pl.Series("around", skeleton.end[row] >= end - _TOLERANCE_NS),
     ).filter(pl.Series((skeleton.start[row] <= start + _TOLERANCE_NS) & (row != callee)))
 
 
-def _has_local_children(skeleton: Skeleton) -> np.ndarray:
+def _local_top(skeleton: Skeleton, rows: Ints) -> Ints:
+    """Climb to the topmost ancestor in the same process."""
+    top = rows.copy()
+    for _ in range(64):
+        parent = skeleton.parent[top]
+        climbs = (parent >= 0) & (skeleton.process[np.maximum(parent, 0)] == skeleton.process[top])
+        climbs &= parent != top
+        if not climbs.any():
+            break
+        top = np.where(climbs, parent, top)
+    return top
+
+
+def _has_local_children(skeleton: Skeleton) -> Bools:
     """Caller classes under which some span of the same process hangs."""
     rows = skeleton.intact
     parent = skeleton.parent[rows]
@@ -119,7 +168,7 @@ def _has_local_children(skeleton: Skeleton) -> np.ndarray:
     return has
 
 
-def _is_above(skeleton: Skeleton, upper: Ints, lower: Ints) -> np.ndarray:
+def _is_above(skeleton: Skeleton, upper: Ints, lower: Ints) -> Bools:
     """Whether one row is an ancestor of the other, pair by pair."""
     above = np.zeros(upper.size, bool)
     climb = skeleton.parent[lower]

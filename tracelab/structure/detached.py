@@ -32,7 +32,7 @@ from tracelab.structure.skeleton import (
 )
 from tracelab.structure.spine import INTACT, ROOT, take_rows
 
-MIN_RULE: Final = 0.5
+MIN_RULE: Final = 0.3
 """Least share of roots called, or of callers that call, for a relation never seen intact."""
 
 RARE_CALLER: Final = 0.02

@@ -38,6 +38,9 @@ MIN_SHARE: Final = 0.3
 MAX_CLASSES: Final = 6
 MAX_TRIED: Final = 10
 
+_LATELY_NS: Final = 20_000_000
+"""A caller that ended this long ago may still have handed the work over."""
+
 _SAMPLE: Final = 1_500
 _BUDGET: Final = 600_000
 """Pairs to count per class, moved ones included."""
@@ -109,7 +112,7 @@ def discover_callers(
     found = []
     for code, rows in candidates:
         durations = skeleton.end[rows] - skeleton.start[rows]
-        window = int(np.quantile(durations, 0.99) * 1.2) + 20_000_000
+        window = int(np.quantile(durations, 0.99) * 1.2) + _LATELY_NS
         group = CallerClass(code, rows, None, window)
         suspect = _weigh(skeleton, callees, group, local=local, tolerance_ns=tolerance_ns)
         if suspect is not None:
@@ -142,27 +145,26 @@ def _beside(skeleton: Skeleton, op: int, callees: Ints) -> list[tuple[int, Ints]
     classes = skeleton.caller_class[rows]
     size = int(classes.max()) + 1 if rows.size else 1
     total = np.bincount(classes, minlength=size)
-    usual = np.bincount(classes[below], minlength=size) > 0.1 * total
-    keep = ~below & ~usual[classes]
+    often = np.bincount(classes[below], minlength=size) > 0.1 * total
+    keep = ~below & ~often[classes]
     rows, classes = rows[keep], classes[keep]
     if not rows.size:
         return []
-    total = np.bincount(classes, minlength=size)
-    present = _present(skeleton, callees[:: max(callees.size // 300, 1)], rows, size)
-    likely = np.flatnonzero((present >= 0.5 * MIN_SHARE) & (total >= MIN_CALLS))
-    busy = np.bincount(
-        classes, weights=skeleton.end[rows] - skeleton.start[rows] + 1_000_000, minlength=size
-    )
+    sample = callees[:: max(callees.size // 300, 1)]
+    present = _present(skeleton, sample, rows, size)
+    likely = np.flatnonzero(present >= 0.5 * MIN_SHARE)
     length = max(skeleton.window[1] - skeleton.window[0], 1) * codes.size
-    lift = present[likely] / (0.02 + np.minimum(busy[likely] / length, 1.0))
-    likely = likely[np.argsort(-lift, kind="stable")][:MAX_TRIED]
+    busy = skeleton.end[rows] - skeleton.start[rows] + _LATELY_NS
+    usual = 1.0 - np.exp(-np.bincount(classes, weights=busy, minlength=size)[likely] / length)
+    spread = np.sqrt(usual * (1.0 - usual) / sample.size) + 0.01
+    likely = likely[np.argsort(-(present[likely] - usual) / spread, kind="stable")][:MAX_TRIED]
     return [(int(code), rows[classes == code]) for code in likely]
 
 
 def _present(skeleton: Skeleton, sample: Ints, rows: Ints, size: int) -> Floats:
-    """Share of callees for which some span of a class began lately, per class."""
+    """Share of callees at whose start a span of a class was open or had just ended, per class."""
     durations = skeleton.end[rows] - skeleton.start[rows]
-    window = int(np.quantile(durations, 0.99)) + 20_000_000
+    window = int(np.quantile(durations, 0.99)) + _LATELY_NS
     hits = np.zeros(size)
     for code in np.unique(skeleton.process[sample]):
         mine = sample[skeleton.process[sample] == code]
@@ -172,6 +174,8 @@ def _present(skeleton: Skeleton, sample: Ints, rows: Ints, size: int) -> Floats:
         high = np.searchsorted(begins, at + 100_000, side="right")
         low = np.maximum(np.searchsorted(begins, at - window), high - 2_000)
         owner, position = pair_ranges(low, high)
+        lately = skeleton.end[near[position]] >= at[owner] - _LATELY_NS
+        owner, position = owner[lately], position[lately]
         pairs = np.unique(owner * size + skeleton.caller_class[near[position]])
         hits += np.bincount(pairs % size, minlength=size)
     return hits / max(sample.size, 1)
@@ -224,6 +228,10 @@ def _weigh(
     moved = np.stack(
         [_histogram(_moved_gaps(skeleton, sample, group, local, bounds, shift)) for shift in shifts]
     )
+    if int(skeleton.kind[callees[0]]) in (CLIENT, PRODUCER):
+        # A job on a timetable meets its own call again one period later: that is no chance.
+        totals = moved.sum(axis=1)
+        moved = moved[np.argsort(totals, kind="stable")[: int(np.ceil(0.9 * totals.size))]]
     # Bursts of traffic make callers and callees meet whichever comes first; calls do not.
     mirrored = _histogram(
         -_moved_gaps(skeleton, sample, group, local, (-group.window_ns, tolerance_ns), 0)
@@ -267,7 +275,7 @@ def _surprise(observed: Floats, moved: Floats, mirrored: Floats, n: int) -> tupl
     chance = np.concatenate([np.zeros((many, 1)), np.cumsum(moved, axis=1)], axis=1)
     back = np.concatenate([[0.0], np.cumsum(mirrored)])
     best, share = 0.0, 0.0
-    for width in (1, 2, 4, 8, 16, 32):
+    for width in (1, 2, 4, 8, 16, 32, 64, observed.size):
         count = seen[width:] - seen[:-width]
         nulls = chance[:, width:] - chance[:, :-width]
         mean = (nulls.sum(axis=0) + 0.5) / many
