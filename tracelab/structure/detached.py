@@ -1,5 +1,6 @@
 """Roots that were called from another trace: the context was lost on the way."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Final
 
@@ -94,11 +95,9 @@ def find_detached_roots(skeleton: Skeleton, *, min_probability: float = 0.5) -> 
         for callees, same_trace in ((mine[~second[mine]], False), (mine[second[mine]], True)):
             if not callees.size:
                 continue
-            reply = _ask(skeleton, int(op), callees, peers, same_trace=same_trace)
-            if reply is None:
-                continue
-            np.add.at(claimed, reply.pairs.caller, reply.marginal)
-            tables.append(_verdicts(skeleton, callees, reply, same_trace, min_probability))
+            for asked, reply in _ask(skeleton, int(op), callees, peers, same_trace=same_trace):
+                np.add.at(claimed, reply.pairs.caller, reply.marginal)
+                tables.append(_verdicts(skeleton, asked, reply, same_trace, min_probability))
     found = [table for table in tables if table.height]
     empty = verdicts(pl.DataFrame(schema={"row": pl.Int64, "kind": pl.String}))
     return Detached(pl.concat([empty, *found]), claimed)
@@ -124,8 +123,8 @@ def _second_roots(skeleton: Skeleton, roots: Ints) -> Bools:
 
 def _ask(
     skeleton: Skeleton, op: int, callees: Ints, peers: Peers, *, same_trace: bool
-) -> Answer | None:
-    """Who called these roots of one operation? None where no caller comes into question."""
+) -> Iterator[tuple[Ints, Answer]]:
+    """Who called these roots of one operation? Answers for all of them or for parts."""
     kind = int(skeleton.op_kind[op])
     rows = skeleton.by_op.rows(op)
     intact = rows[(skeleton.state[rows] == INTACT) & skeleton.timed[rows]]
@@ -134,10 +133,33 @@ def _ask(
     known = known_calls(skeleton, intact, least=least)
     crosses = kind in (SERVER, CONSUMER)
     if same_trace:
-        return _ask_within(skeleton, callees, known) if known else None
+        reply = _ask_within(skeleton, callees, known) if known else None
+        if reply is not None:
+            yield callees, reply
+        return
     local = not crosses and not _remote_callers(skeleton, intact)
-    if not known:
-        return _ask_strangers(skeleton, op, callees, peers, local=local)
+    left = callees
+    if known:
+        reply = _ask_known(skeleton, callees, intact, known, crosses=crosses, local=local)
+        if reply is not None:
+            yield callees, reply
+            left = callees[reply.called < 0.5]
+    # One call site may lose its context each time while others of the operation never do.
+    reply = _ask_strangers(skeleton, op, left, peers, set(known), local=local)
+    if reply is not None:
+        yield left, reply
+
+
+def _ask_known(
+    skeleton: Skeleton,
+    callees: Ints,
+    intact: Ints,
+    known: dict[int, Intact],
+    *,
+    crosses: bool,
+    local: bool,
+) -> Answer | None:
+    """Ask the caller classes of intact calls."""
     classes = [
         CallerClass(
             code,
@@ -150,9 +172,7 @@ def _ask(
         ]
     ]
     classes = [group for group in classes if group.rows.size]
-    if not classes:
-        return None
-    return _answer(skeleton, callees, classes, None, local=local)
+    return _answer(skeleton, callees, classes, None, local=local) if classes else None
 
 
 def _answer(
@@ -171,13 +191,14 @@ def _answer(
 
 
 def _ask_strangers(
-    skeleton: Skeleton, op: int, callees: Ints, peers: Peers, *, local: bool
+    skeleton: Skeleton, op: int, callees: Ints, peers: Peers, known: set[int], *, local: bool
 ) -> Answer | None:
     """Ask caller classes that were never seen to call the operation."""
     tolerance = _TOLERANCE_LOCAL_NS if local else _TOLERANCE_REMOTE_NS
     suspects = discover_callers(
         skeleton, op, callees, local=local, tolerance_ns=tolerance, peers=peers
     )
+    suspects = [suspect for suspect in suspects if suspect.group.code not in known]
     if not suspects:
         return None
     classes = [suspect.group for suspect in suspects]
