@@ -96,6 +96,7 @@ def test_workers_read_the_snapshot_of_the_caller(store, tmp_path):
 
 
 @pytest.mark.parametrize("engine", ["spark", "no_such_file.json", 7])
+@pytest.mark.cluster
 def test_an_unknown_engine_is_told(store, engine):
     pytest.importorskip("distributed")
     with pytest.raises(ParameterError, match="must be local, dask"):
@@ -104,6 +105,7 @@ def test_an_unknown_engine_is_told(store, engine):
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
+@pytest.mark.cluster
 def test_dask_gives_what_local_gives_and_survives_a_killed_worker(store, tmp_path):
     distributed = pytest.importorskip("distributed")
     expected = map_buckets(count_spans, store)
@@ -121,6 +123,7 @@ def test_dask_gives_what_local_gives_and_survives_a_killed_worker(store, tmp_pat
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
+@pytest.mark.cluster
 def test_a_scheduler_that_is_not_there_is_an_engine_error(store):
     pytest.importorskip("distributed")
     with pytest.raises(EngineError, match="cannot be reached"):

@@ -45,7 +45,7 @@ def test_an_unknown_public_name_is_an_attribute_error():
 def test_environment_file_holds_the_requirements_of_the_project_file():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     extras = project["optional-dependencies"]
-    wanted = {*project["dependencies"], *extras["notebook"], *extras["dask"], *extras["test"]}
+    wanted = {*project["dependencies"], *extras["notebook"], *extras["dask"], *extras["objects"], *extras["test"]}
     environment = yaml.safe_load((ROOT / "environment.yml").read_text())
     pip = next(entry["pip"] for entry in environment["dependencies"] if isinstance(entry, dict))
     assert set(pip) - {"-e ."} == wanted

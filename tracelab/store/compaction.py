@@ -3,7 +3,6 @@
 import time
 from collections.abc import Iterator
 from contextlib import suppress
-from pathlib import Path
 from typing import Any, Final
 
 from tracelab.exceptions import StoreError
@@ -13,6 +12,7 @@ from tracelab.store import log
 from tracelab.store.intake import discard
 from tracelab.store.log import Commit, Part, Snapshot
 from tracelab.store.parts import STORED, read_parts, write_batch
+from tracelab.store.shelves import Shelf
 
 _SMALL_ROWS: Final = 50_000
 """Batches below this are merged: a bucket of 32 has fewer than 2,000 rows in them."""
@@ -23,12 +23,12 @@ _MERGED_ROWS: Final = 200_000
 Place = tuple[int, int]
 
 
-def merge_batches(root: Path, snapshot: Snapshot) -> tuple[Snapshot, int]:
+def merge_batches(root: Shelf, snapshot: Snapshot) -> tuple[Snapshot, int]:
     """Merge small batches, one commit per merged batch.
 
     Parameters
     ----------
-    root : Path
+    root : Shelf
         The store.
     snapshot : Snapshot
         Its newest state.
@@ -59,6 +59,8 @@ def merge_batches(root: Path, snapshot: Snapshot) -> tuple[Snapshot, int]:
                     discard(root, (batch,))
                     return snapshot, merged
                 continue
+            except log.Unsure:
+                raise
             except StoreError:
                 discard(root, (batch,))
                 raise
@@ -91,26 +93,26 @@ def _groups(snapshot: Snapshot) -> Iterator[list[Place]]:
         yield group
 
 
-def _merged(root: Path, snapshot: Snapshot, group: list[Place]) -> dict[str, Part]:
+def _merged(root: Shelf, snapshot: Snapshot, group: list[Place]) -> dict[str, Part]:
     batches = snapshot.batches()
     return write_batch(
         root, gather(_chunk(root, batches[place]) for place in group), snapshot.n_buckets
     )
 
 
-def _chunk(root: Path, batch: dict[str, Part]) -> Chunk:
+def _chunk(root: Shelf, batch: dict[str, Part]) -> Chunk:
     tables: dict[str, Any] = {
         table: read_parts(root, [batch[table]], table=table) for table in STORED if table in batch
     }
     return Chunk(**tables)
 
 
-def remove_unused(root: Path, snapshot: Snapshot, *, older_than_s: float) -> tuple[int, int]:
+def remove_unused(root: Shelf, snapshot: Snapshot, *, older_than_s: float) -> tuple[int, int]:
     """Remove parts that no longer count, or that a killed ingest left.
 
     Parameters
     ----------
-    root : Path
+    root : Shelf
         The store.
     snapshot : Snapshot
         Its newest state.
@@ -130,12 +132,11 @@ def remove_unused(root: Path, snapshot: Snapshot, *, older_than_s: float) -> tup
     before = time.time() - older_than_s
     files = size = 0
     for table in (*STORED, log.FOLDER):
-        pattern = "*.parquet" if table in STORED else ".*.tmp"
-        for path in (root / table).glob(pattern):
-            with suppress(OSError):
-                state = path.stat()
-                if path.relative_to(root).as_posix() in needed or state.st_mtime > before:
+        suffix = ".parquet" if table in STORED else ".tmp"
+        with suppress(OSError):
+            for each in root.entries(table):
+                if not each.name.endswith(suffix) or each.name in needed or each.modified > before:
                     continue
-                path.unlink()
-                files, size = files + 1, size + state.st_size
+                root.remove(each.name)
+                files, size = files + 1, size + each.size
     return files, size

@@ -4,7 +4,6 @@ import os
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, BinaryIO, Final
 
 import polars as pl
@@ -18,6 +17,7 @@ from tracelab.store import log
 from tracelab.store.log import Commit, Part, Snapshot, Source
 from tracelab.store.parts import write_batch
 from tracelab.store.plan import Job, Known, Piece, plan_ingest
+from tracelab.store.shelves import Shelf, open_shelf
 from tracelab.store.workers import Death, Failure, Workers
 
 _BATCH_ROWS: Final = 160_000
@@ -62,7 +62,7 @@ class Account:
 
 
 def ingest_sources(
-    root: Path,
+    root: Shelf,
     snapshot: Snapshot,
     paths: Iterable[str | os.PathLike[str] | BinaryIO],
     *,
@@ -109,16 +109,16 @@ def decode_task(
     pending: list[Chunk] = []
     try:
         for piece in pieces:
-            pending = _decode_piece(Path(root), n_buckets, piece, keys, decoded, pending)
-        _flush(Path(root), n_buckets, decoded, pending)
+            pending = _decode_piece(open_shelf(root), n_buckets, piece, keys, decoded, pending)
+        _flush(open_shelf(root), n_buckets, decoded, pending)
     except BaseException:
-        discard(Path(root), decoded.batches)
+        discard(open_shelf(root), decoded.batches)
         raise
     return decoded
 
 
 def _decode_piece(
-    root: Path,
+    root: Shelf,
     n_buckets: int,
     piece: Piece,
     keys: LiftedKeys | None,
@@ -164,32 +164,32 @@ def _is_full(chunks: list[Chunk]) -> bool:
     return bool(size >= _BATCH_BYTES)
 
 
-def _flush(root: Path, n_buckets: int, decoded: Decoded, chunks: list[Chunk]) -> None:
+def _flush(root: Shelf, n_buckets: int, decoded: Decoded, chunks: list[Chunk]) -> None:
     batch = write_batch(root, gather(chunks), n_buckets)
     if batch:
         decoded.batches.append(batch)
 
 
-def discard(root: Path, batches: Iterable[dict[str, Part]]) -> None:
+def discard(root: Shelf, batches: Iterable[dict[str, Part]]) -> None:
     """Remove parts that no commit names."""
     for batch in batches:
         for part in batch.values():
             with suppress(OSError):
-                (root / part.path).unlink()
+                root.remove(part.path)
 
 
 def _decoded(
-    root: Path, snapshot: Snapshot, jobs: list[Job], keys: LiftedKeys | None, workers: int
+    root: Shelf, snapshot: Snapshot, jobs: list[Job], keys: LiftedKeys | None, workers: int
 ) -> Iterator[tuple[Job, list[Decoded]]]:
     """Yield each job when its last task is done."""
     if not workers:
         for job in jobs:
             yield (
                 job,
-                [decode_task(str(root), snapshot.n_buckets, task, keys) for task in job.tasks],
+                [decode_task(root.url, snapshot.n_buckets, task, keys) for task in job.tasks],
             )
         return
-    tasks = [(str(root), snapshot.n_buckets, task, keys) for job in jobs for task in job.tasks]
+    tasks = [(root.url, snapshot.n_buckets, task, keys) for job in jobs for task in job.tasks]
     owner = [number for number, job in enumerate(jobs) for _ in job.tasks]
     finished: dict[int, list[Decoded]] = {}
     with Workers(workers) as pool:
@@ -214,7 +214,7 @@ def _decoded(
 
 
 def _commit(
-    root: Path, snapshot: Snapshot, job: Job, decoded: list[Decoded]
+    root: Shelf, snapshot: Snapshot, job: Job, decoded: list[Decoded]
 ) -> tuple[Snapshot, list[pl.DataFrame] | None]:
     """Commit a job; None instead of rows if another writer came first with its sources."""
     batches = tuple(batch for each in decoded for batch in each.batches)
@@ -229,6 +229,8 @@ def _commit(
                 discard(root, batches)
                 return snapshot, None
             continue
+        except log.Unsure:
+            raise
         except StoreError:
             discard(root, batches)
             raise
@@ -277,7 +279,7 @@ def _source(known: Known, decoded: list[Decoded]) -> Source:
 
 
 def _ingest_stream(
-    root: Path, snapshot: Snapshot, stream: Any, keys: LiftedKeys | None
+    root: Shelf, snapshot: Snapshot, stream: Any, keys: LiftedKeys | None
 ) -> tuple[Snapshot, pl.DataFrame]:
     """Read a stream once; whether it is there already shows at its end."""
     decoded = Decoded([], [], {})
@@ -304,6 +306,8 @@ def _ingest_stream(
             log.append(root, snapshot, Commit(batches, (source,)))
         except log.Taken:
             snapshot = log.read(root, since=snapshot)
+        except log.Unsure:
+            raise
         except StoreError:
             discard(root, batches)
             raise

@@ -1,22 +1,20 @@
 """The store's log: numbered commits, each made whole or not at all.
 
 A commit is one small file. It names every part (of every table) that it adds and every source
-that it accounts for, so that all tables change at once. It is written aside, synced, and put in
-place by a hard link, which fails if another writer took the number. Its first line is the
+that it accounts for, so that all tables change at once. It is created under the next number,
+which fails if another writer took it. Its first line is the
 SHA-256 of the rest, and the rest holds that of the commit before: a commit that is emptied,
 altered or missing in the middle is named instead of silently passed over.
 """
 
-import contextlib
 import hashlib
 import json
-import os
-import uuid
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 from typing import Any, Final
 
 from tracelab.exceptions import StoreError
+from tracelab.store.shelves import Shelf
+from tracelab.store.shelves import Taken as Taken
 
 FORMAT: Final = "tracelab-store"
 VERSION: Final = 1
@@ -157,22 +155,20 @@ class Snapshot:
         return {each.sha256: each for commit in self.commits for each in commit.sources}
 
 
-class Taken(Exception):  # noqa: N818 - never leaves the store
-    """Another writer took the number of a commit."""
+class Unsure(StoreError):  # noqa: N818 - the user sees a StoreError
+    """A commit may or may not have been made: its parts must stay."""
 
 
-def is_store(root: Path) -> bool:
-    """Tell whether a folder holds a store's log."""
-    return (root / FOLDER / _name(0)).is_file()
+def is_store(root: Shelf) -> bool:
+    """Tell whether a place holds a store's log."""
+    return root.has(_name(0))
 
 
-def create(root: Path, *, n_buckets: int) -> None:
+def create(root: Shelf, *, n_buckets: int) -> None:
     """Make a store; a store that another process makes at the same time is left alone."""
     body = {"format": FORMAT, "version": VERSION, "buckets": n_buckets}
     try:
-        (root / FOLDER).mkdir(parents=True, exist_ok=True)
-        for folder in (root / FOLDER, root, root.parent):
-            sync_folder(folder)
+        root.prepare(FOLDER)
         _put(root, 0, json.dumps(body, sort_keys=True))
     except Taken:
         pass
@@ -183,29 +179,27 @@ def create(root: Path, *, n_buckets: int) -> None:
         ) from error
 
 
-def read(root: Path, *, since: Snapshot | None = None, until: int | None = None) -> Snapshot:
+def read(root: Shelf, *, since: Snapshot | None = None, until: int | None = None) -> Snapshot:
     """Read the log behind a snapshot, or up to a number, and check its chain of digests."""
     number = 0 if since is None else since.number + 1
     commits: list[Commit] = [] if since is None else list(since.commits)
     n_buckets = 0 if since is None else since.n_buckets
     digest = "" if since is None else since.digest
     try:
-        present = {
-            entry.name for entry in (root / FOLDER).iterdir() if entry.name.endswith(".json")
-        }
+        present = [each.name for each in root.entries(FOLDER) if each.name.endswith(_SUFFIX)]
     except OSError as error:
         raise StoreError(
             f"{root} cannot be read as a store: {error.strerror or error}; check the path"
         ) from error
-    last = max((int(name[:_DIGITS]) for name in present), default=-1)
+    last = max((int(name.removeprefix(f"{FOLDER}/")[:_DIGITS]) for name in present), default=-1)
     for at in range(number, (last if until is None else until) + 1):
-        body, own = _read_entry(root / FOLDER / _name(at))
+        body, own = _read_entry(root, _name(at))
         if at == 0:
             n_buckets = _read_head(root, body)
         else:
             if body.get("previous") != digest:
                 raise StoreError(
-                    f"{root / FOLDER / _name(at)} does not continue the commit before it: the "
+                    f"{root}/{_name(at)} does not continue the commit before it: the "
                     "log was altered; restore the folder from a copy, or ingest into a new store"
                 )
             commits.append(_decode(body))
@@ -215,62 +209,53 @@ def read(root: Path, *, since: Snapshot | None = None, until: int | None = None)
     return Snapshot(n_buckets, tuple(commits), digest)
 
 
-def append(root: Path, snapshot: Snapshot, commit: Commit) -> None:
+def append(root: Shelf, snapshot: Snapshot, commit: Commit) -> None:
     """Put a commit behind a snapshot.
 
     Raises
     ------
     Taken
         If another writer was faster; nothing was changed.
+    Unsure
+        If the log could not be written to the end, and the commit may stand all the same.
     StoreError
-        If the log cannot be written.
+        If the log cannot be written; the commit is not there.
     """
     body = {"previous": snapshot.digest, **asdict(commit)}
     try:
         _put(root, snapshot.number + 1, json.dumps(body, sort_keys=True))
     except OSError as error:
+        cannot = f"the store {root} cannot be written: {error.strerror or error}"
+        try:
+            landed = root.has(_name(snapshot.number + 1))
+        except OSError:
+            landed = True
+        if landed:
+            raise Unsure(
+                f"{cannot}; whether the last commit was kept shows when the same ingest is made "
+                "again, which adds only what is not there"
+            ) from error
         raise StoreError(
-            f"the store {root} cannot be written: {error.strerror or error}; nothing of this "
-            "commit was kept, ingest again when that is mended"
+            f"{cannot}; nothing of this commit was kept, ingest again when that is mended"
         ) from error
 
 
-def sync_folder(folder: Path) -> None:
-    """Make the entries of a folder survive a power cut."""
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+_SUFFIX: Final = ".json"
 
 
 def _name(number: int) -> str:
-    return f"{number:0{_DIGITS}d}.json"
+    return f"{FOLDER}/{number:0{_DIGITS}d}{_SUFFIX}"
 
 
-def _put(root: Path, number: int, body: str) -> None:
+def _put(root: Shelf, number: int, body: str) -> None:
     data = body.encode()
-    folder = root / FOLDER
-    target = folder / _name(number)
-    aside = folder / f".{uuid.uuid4().hex}.tmp"
-    try:
-        with aside.open("xb") as file:
-            file.write(hashlib.sha256(data).hexdigest().encode() + b"\n" + data)
-            file.flush()
-            os.fsync(file.fileno())
-        try:
-            os.link(aside, target)
-        except FileExistsError:
-            raise Taken(str(target)) from None
-        sync_folder(folder)
-    finally:
-        with contextlib.suppress(OSError):
-            aside.unlink(missing_ok=True)
+    root.create(_name(number), hashlib.sha256(data).hexdigest().encode() + b"\n" + data)
 
 
-def _read_entry(path: Path) -> tuple[dict[str, Any], str]:
+def _read_entry(root: Shelf, name: str) -> tuple[dict[str, Any], str]:
+    path = f"{root}/{name}"
     try:
-        data = path.read_bytes()
+        data = bytes(root.read(name))
     except FileNotFoundError:
         raise StoreError(
             f"{path} is missing: the store's log has a gap; restore it from a copy, or ingest "
@@ -289,7 +274,7 @@ def _read_entry(path: Path) -> tuple[dict[str, Any], str]:
     return json.loads(body), digest
 
 
-def _read_head(root: Path, body: dict[str, Any]) -> int:
+def _read_head(root: Shelf, body: dict[str, Any]) -> int:
     if body.get("format") != FORMAT or body.get("version") != VERSION:
         raise StoreError(
             f"{root} is a store of format {body.get('format')} {body.get('version')}; this "

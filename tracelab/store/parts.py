@@ -1,12 +1,11 @@
 """Immutable Parquet parts: rows sorted by bucket and trace id, digests kept per row group."""
 
 import hashlib
-import os
+import io
 import uuid
 from collections.abc import Sequence
 from contextlib import suppress
-from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
@@ -18,7 +17,8 @@ import pyarrow.parquet as pq
 from tracelab import schema
 from tracelab.exceptions import StoreError
 from tracelab.io.chunk import ROW, Chunk
-from tracelab.store.log import Group, Part, sync_folder
+from tracelab.store.log import Group, Part
+from tracelab.store.shelves import Shelf, View
 
 BUCKET: Final = "_bucket"
 
@@ -83,12 +83,12 @@ def _word(pieces: pl.Series) -> npt.NDArray[np.uint64]:
     return pieces.bin.reinterpret(dtype=pl.UInt64, endianness="little").to_numpy().copy()
 
 
-def write_batch(root: Path, chunk: Chunk, n_buckets: int) -> dict[str, Part]:
+def write_batch(root: Shelf, chunk: Chunk, n_buckets: int) -> dict[str, Part]:
     """Write the tables of a chunk as one part each, synced.
 
     Parameters
     ----------
-    root : Path
+    root : Shelf
         The store.
     chunk : Chunk
         Rows of any number of sources, `ROW` unique.
@@ -115,7 +115,7 @@ def write_batch(root: Path, chunk: Chunk, n_buckets: int) -> dict[str, Part]:
     except OSError as error:
         for table in STORED:
             with suppress(OSError):
-                (root / table / name).unlink(missing_ok=True)
+                root.remove(f"{table}/{name}")
         raise StoreError(
             f"the store {root} cannot be written: {error.strerror or error}; nothing of this "
             "source was kept, ingest again when that is mended"
@@ -134,31 +134,27 @@ def _arranged(table: str, rows: pl.DataFrame, n_buckets: int) -> pl.DataFrame:
     return bucketed[order]
 
 
-def _write_part(root: Path, table: str, name: str, rows: pl.DataFrame) -> Part:
-    folder = root / table
-    if not folder.is_dir():
-        folder.mkdir(exist_ok=True)
-        sync_folder(root)
-    path = folder / name
+def _write_part(root: Shelf, table: str, name: str, rows: pl.DataFrame) -> Part:
     cuts = _cuts(rows[BUCKET].to_numpy())
     layout = rows.clear().to_arrow().schema
-    with path.open("xb") as file:
-        with pq.ParquetWriter(
-            file,
-            layout,
-            compression="zstd",
-            compression_level=1,
-            write_statistics=["trace_id", "start_time", BUCKET],
-            use_dictionary=[each for each in layout.names if each not in _DISTINCT],
-        ) as writer:
-            for start, end, _, _ in cuts:
-                # Arrow spells out text that polars shares: one row group at a time.
-                group = rows.slice(start, end - start).to_arrow()
-                writer.write_table(group, row_group_size=end - start)
-        file.flush()
-        os.fsync(file.fileno())
-    sync_folder(folder)
-    return _described(root, path, [(first, last) for _, _, first, last in cuts])
+    file = io.BytesIO()
+    with pq.ParquetWriter(
+        file,
+        layout,
+        compression="zstd",
+        compression_level=1,
+        write_statistics=["trace_id", "start_time", BUCKET],
+        use_dictionary=[each for each in layout.names if each not in _DISTINCT],
+    ) as writer:
+        for start, end, _, _ in cuts:
+            # Arrow spells out text that polars shares: one row group at a time.
+            group = rows.slice(start, end - start).to_arrow()
+            writer.write_table(group, row_group_size=end - start)
+    path = f"{table}/{name}"
+    data = file.getbuffer()
+    root.prepare(table)
+    root.put(path, data)
+    return _described(path, data, [(first, last) for _, _, first, last in cuts])
 
 
 _DISTINCT: Final = frozenset(
@@ -183,17 +179,15 @@ def _cuts(buckets: npt.NDArray[np.uint16]) -> list[tuple[int, int, int, int]]:
     return cuts
 
 
-def _described(root: Path, path: Path, buckets: list[tuple[int, int]]) -> Part:
-    data = pa.memory_map(str(path)).read_buffer()
-    view = memoryview(data)
-    metadata = pq.read_metadata(pa.BufferReader(data))
+def _described(path: str, view: memoryview, buckets: list[tuple[int, int]]) -> Part:
+    metadata = pq.read_metadata(pa.BufferReader(view))
     groups = []
     for at, (first, last) in enumerate(buckets):
         start, end = _extent(metadata.row_group(at))
         digest = hashlib.sha256(view[start:end]).hexdigest()
         groups.append(Group(first, last, metadata.row_group(at).num_rows, start, end, digest))
     return Part(
-        path=path.relative_to(root).as_posix(),
+        path=path,
         rows=metadata.num_rows,
         size=len(view),
         sha256=hashlib.sha256(view).hexdigest(),
@@ -214,18 +208,22 @@ def _extent(group: pq.RowGroupMetaData) -> tuple[int, int]:
     return min(starts), max(ends)
 
 
-def _frame_digest(view: memoryview, groups: Sequence[Group]) -> str:
+def _frame(groups: Sequence[Group], size: int) -> list[tuple[int, int]]:
+    """Pieces of a part that belong to no row group."""
+    starts = [0, *(group.end for group in groups)]
+    ends = [*(group.start for group in groups), size]
+    return [(start, end) for start, end in zip(starts, ends, strict=True) if start < end]
+
+
+def _frame_digest(view: Any, groups: Sequence[Group]) -> str:
     digest = hashlib.sha256()
-    at = 0
-    for group in groups:
-        digest.update(view[at : group.start])
-        at = group.end
-    digest.update(view[at:])
+    for start, end in _frame(groups, len(view)):
+        digest.update(view[start:end])
     return digest.hexdigest()
 
 
 def read_parts(
-    root: Path,
+    root: Shelf,
     parts: Sequence[Part],
     *,
     table: str,
@@ -237,7 +235,7 @@ def read_parts(
 
     Parameters
     ----------
-    root : Path
+    root : Shelf
         The store.
     parts : sequence of Part
         What the log says of the parts.
@@ -290,7 +288,7 @@ _ROW_BITS: Final = np.uint64(40)
 
 
 def _read_part(
-    root: Path, part: Part, names: list[str], bucket: int | None, trace_id: str | None
+    root: Shelf, part: Part, names: list[str], bucket: int | None, trace_id: str | None
 ) -> pa.Table | None:
     wanted = [
         at
@@ -308,15 +306,15 @@ _MAX_METADATA: Final = 1024
 
 
 def _read_groups(
-    root: Path, part: Part, wanted: list[int], names: list[str], trace_id: str | None
+    root: Shelf, part: Part, wanted: list[int], names: list[str], trace_id: str | None
 ) -> pa.Table:
-    path = root / part.path
+    path = f"{root}/{part.path}"
+    groups = [(part.groups[at].start, part.groups[at].end) for at in wanted]
     try:
-        # An empty file cannot be mapped; it is damaged anyhow.
-        data = pa.memory_map(str(path)).read_buffer() if path.stat().st_size else b""
-        _check(path, part, memoryview(data), wanted)
+        view = root.view(part.path, part.size, _frame(part.groups, part.size) + groups)
+        _check(path, part, view, wanted)
         metadata = _METADATA.get(part.sha256)
-        reader = pq.ParquetFile(pa.BufferReader(data), metadata=metadata)
+        reader = pq.ParquetFile(view.source(), metadata=metadata)
         _METADATA[part.sha256] = reader.metadata
         if len(_METADATA) > _MAX_METADATA:
             _METADATA.pop(next(iter(_METADATA)), None)
@@ -341,16 +339,15 @@ def _holds(reader: pq.ParquetFile, group: int, trace_id: str) -> bool:
     return bool(pc.any(pc.equal(ids, trace_id)).as_py())
 
 
-def is_sound(root: Path, part: Part) -> bool:
+def is_sound(root: Shelf, part: Part) -> bool:
     """Tell whether a part is there with exactly the bytes that were written."""
     try:
-        with (root / part.path).open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest() == part.sha256
+        return root.digest(part.path) == part.sha256
     except OSError:
         return False
 
 
-def _check(path: Path, part: Part, view: memoryview, wanted: list[int]) -> None:
+def _check(path: str, part: Part, view: View, wanted: list[int]) -> None:
     sound = len(view) == part.size and _frame_digest(view, part.groups) == part.frame_sha256
     sound = sound and all(
         hashlib.sha256(view[part.groups[at].start : part.groups[at].end]).hexdigest()

@@ -5,13 +5,12 @@ import re
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from functools import lru_cache
-from pathlib import Path
 from typing import Any, BinaryIO, Final
 
 import polars as pl
 
 from tracelab import html, schema
-from tracelab.exceptions import ParameterError, UnknownTraceError
+from tracelab.exceptions import ParameterError, StoreError, UnknownTraceError
 from tracelab.io import finalise, lifted_keys
 from tracelab.io.chunk import ROW, Chunk
 from tracelab.store import log
@@ -19,6 +18,7 @@ from tracelab.store.compaction import merge_batches, remove_unused
 from tracelab.store.intake import Progress, ingest_sources
 from tracelab.store.log import Part
 from tracelab.store.parts import STORED, bucket_of, is_sound, read_parts
+from tracelab.store.shelves import open_shelf
 from tracelab.traceset import TraceSet
 
 DEFAULT_BUCKETS: Final = 32
@@ -37,7 +37,8 @@ class TraceStore:
     Parameters
     ----------
     path : str or Path
-        A folder; a store is made there if there is none.
+        A folder, or a URL such as ``s3://bucket/prefix`` (needs obstore; endpoint and
+        credentials from the environment); a store is made there if there is none.
     buckets : int, optional
         Buckets of a store that is made; 32 if left out.
 
@@ -52,8 +53,12 @@ class TraceStore:
     def __init__(self, path: str | os.PathLike[str], *, buckets: int | None = None) -> None:
         if buckets is not None and not 1 <= buckets <= 4096:
             raise ParameterError(f"buckets={buckets}: must be from 1 to 4096")
-        self._root = Path(path)
-        if not log.is_store(self._root):
+        self._root = open_shelf(path)
+        try:
+            there = log.is_store(self._root)
+        except OSError as error:
+            raise StoreError(f"{self._root} cannot be read as a store: {error}") from error
+        if not there:
             log.create(self._root, n_buckets=buckets or DEFAULT_BUCKETS)
         self._snapshot = log.read(self._root)
         if buckets is not None and buckets != self.n_buckets:
@@ -63,19 +68,19 @@ class TraceStore:
             )
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _opened_at, (str(self._root), self._snapshot.number)
+        return _opened_at, (self._root.url, self._snapshot.number)
 
     @staticmethod
     def is_store(path: str | os.PathLike[str]) -> bool:
         """Tell whether a folder holds a store."""
-        with suppress(OSError, ValueError):
-            return log.is_store(Path(path))
+        with suppress(OSError, ValueError, StoreError):
+            return log.is_store(open_shelf(path))
         return False
 
     @property
-    def path(self) -> Path:
-        """Folder of the store."""
-        return self._root
+    def path(self) -> str:
+        """Folder or URL of the store."""
+        return self._root.url
 
     @property
     def n_buckets(self) -> int:
@@ -439,7 +444,7 @@ _NO_ROWS: Final = Part("", 0, 0, "", "", ())
 def _opened_at(path: str, number: int) -> TraceStore:
     """Open a store as of a commit, once per process."""
     store = TraceStore.__new__(TraceStore)
-    store._root = Path(path)
+    store._root = open_shelf(path)
     store._snapshot = log.read(store._root, until=number)
     return store
 
