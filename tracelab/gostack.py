@@ -15,6 +15,7 @@ _LOCATION: Final = re.compile(r"^\s+(.*):(\d+)(?: \+0x[0-9a-f]+)?(?: [ a-z]+=.*)
 _MINUTES: Final = re.compile(r"^(\d+) minutes$")
 _CREATED: Final = "created by "
 _ANCESTOR: Final = re.compile(r"^\[originating from goroutine (\d+)\]:$")
+_ENDS: Final = re.compile(r"\s*$|exit status \d+$|(?:FAIL|ok  )\t")
 MAX_FRAMES: Final = 200
 
 
@@ -107,7 +108,7 @@ def parse_goroutines(
     number = 0
     for number, line in enumerate(lines, start=1):
         header = read_header(line) if line.startswith("goroutine ") else None
-        if header is not None or (not line.strip() and top is not None):
+        if header is not None or (top is not None and _ENDS.match(line)):
             if pending is not None:
                 complain("file:line ref", number, line)
                 bad = True

@@ -60,7 +60,8 @@ def split_header(text: str) -> tuple[str | None, str | None]:
     if match is not None and not match.group(1).endswith((".", ":", "/", "+", "\\")):
         return match.group(1), (match.group(2) or "").strip() or None
     found = _WORDY.search(text[:2000])
-    if found is not None:
+    # an author's "; nested exception is x.Y: m" tells of the cause
+    if found is not None and not text[: found.start()].rstrip().endswith((" is", " by")):
         return found.group(1), (found.group(2) or "").strip() or None
     return None, text or None
 

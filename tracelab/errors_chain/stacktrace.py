@@ -1,5 +1,6 @@
 """One text to one cause chain: which language, which parser, what was cut."""
 
+import re
 from collections.abc import Callable
 from typing import Any, Final
 
@@ -10,6 +11,7 @@ from tracelab.errors_chain.chain import MAX_CHARS, MAX_LINKS, Chain, Link
 from tracelab.errors_chain.languages import (
     dart,
     dotnet,
+    erlang,
     go,
     java,
     javascript,
@@ -30,6 +32,7 @@ PARSERS: Final[dict[str, Callable[[str], Chain]]] = {
     "rust": rust.parse,
     "ruby": ruby.parse,
     "php": php.parse,
+    "erlang": erlang.parse,
     "dart": dart.parse,
 }
 """Languages as ``telemetry.sdk.language`` spells them, and dart."""
@@ -42,6 +45,7 @@ OTHER_NAMES: Final = {
     "browser": "webjs",
     "csharp": "dotnet",
     "golang": "go",
+    "elixir": "erlang",
 }
 
 CHAIN_COLUMNS: Final = [name for name in schema.EXCEPTIONS if name not in schema.EVENTS]
@@ -50,6 +54,7 @@ _MARKS: Final = (
     ("python", python.MARK),
     ("go", go.MARK),
     ("dart", dart.MARK),
+    ("erlang", erlang.MARK),
     ("php", php.MARK),
     ("rust", rust.MARK),
     ("java", java.MARK),
@@ -57,6 +62,11 @@ _MARKS: Final = (
     ("nodejs", javascript.MARK),
     ("dotnet", dotnet.MARK),
 )
+_ESCAPE: Final = "\x1b["
+_COLOURS: Final = re.compile(r"\x1b\[[0-9;]{0,40}[A-Za-z]")
+_MARGIN_ONLY: Final = re.compile(r"\n[ \t]+\Z")
+"""The end of a text that was cut within the margin of its next line."""
+
 _TOP_FRAMES: Final = 3
 
 
@@ -117,6 +127,8 @@ def parse_chain(
     """Parse a text; returns the language found and the chain, empty if it is no trace."""
     if not text:
         return language, []
+    if _ESCAPE in text[:MAX_CHARS]:
+        text = _COLOURS.sub("", text[: 2 * MAX_CHARS])
     whole = len(text) <= MAX_CHARS
     part = text if whole else text[:MAX_CHARS]
     wanted = OTHER_NAMES.get(language or "", language)
@@ -138,9 +150,9 @@ def parse_chain(
     chain = PARSERS[guess](part)[:MAX_LINKS]
     if guess == "python" and whole:
         chain = _with_unseen_head(chain, part, type_name, message)
-    if chain and not whole:
+    if chain and (not whole or _MARGIN_ONLY.search(part)):
         chain[0 if guess in ("python", "php") else -1].truncated = True
-    return guess, chain
+    return (guess if chain else wanted), chain
 
 
 def _with_unseen_head(chain: Chain, text: str, type_name: str | None, message: str | None) -> Chain:
@@ -151,13 +163,17 @@ def _with_unseen_head(chain: Chain, text: str, type_name: str | None, message: s
     if not chain or not type_name or text.endswith("\n"):
         return chain
     printed = chain[0]
+    begun = python.begun_relation(text)
     same_type = printed.type is None or last_name(printed.type) == last_name(type_name)
-    same_text = not printed.message or not message or message.startswith(printed.message)
-    if same_type and same_text:
+    told = (message or "").split("\n", 1)[0]
+    same_text = not printed.message or not told or told.startswith(printed.message)
+    if same_type and same_text and begun is None:
+        printed.truncated |= bool(told) and (printed.message or "") != told
         return chain
     for link in chain:
         link.parent = 0 if link.parent is None else link.parent + 1
-    printed.relation = "cause" if text.rstrip().endswith(python.CAUSE) else "context"
+    ended = "cause" if text.rstrip().endswith(python.CAUSE) else "context"
+    printed.relation = begun or ended
     printed.truncated = True
     return [Link(type=type_name, message=message, truncated=True), *chain][:MAX_LINKS]
 

@@ -19,7 +19,7 @@ def parse(text: str) -> Chain:
         frame = _FRAME.match(line.rstrip("\r"))
         if frame is not None:
             head.add(Frame(frame.group(1), frame.group(2), to_int(frame.group(3))))
-        elif line.startswith("#"):
+        elif line.startswith("#") or (line.startswith("<") and not line.endswith(">")):
             cut = True
         elif not head.frames and not line.startswith("Unhandled exception"):
             message.append(line)

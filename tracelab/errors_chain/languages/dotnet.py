@@ -48,6 +48,7 @@ def parse(text: str, *, depth: int = 0) -> Chain:
                 chain[at].add(Frame(frame.group(1), file, to_int(number)))
         elif line.startswith(_END_INNER):
             at = max(0, at - 1)
+            cut = not line.endswith("---")
         elif line and not line.startswith("--- End of"):
             cut = True
     for link in chain[: at + 1] if at else []:  # stacks that never came
@@ -80,6 +81,8 @@ def _member(chain: Chain, lines: list[str], start: int, depth: int) -> int:
         stop += 1
         if level <= 0:
             break
+    if level > 0:
+        chain[0].truncated = True
     if depth >= _MAX_DEPTH:
         chain[0].truncated = True
         return stop
@@ -88,9 +91,9 @@ def _member(chain: Chain, lines: list[str], start: int, depth: int) -> int:
     member = parse(body, depth=depth + 1) or [_bare(body)]
     first = next((n for n, link in enumerate(chain[1:], start=1) if link.parent == 0), None)
     if first is not None and chain[first].relation == "cause":
+        chain[first].relation = "member"  # the first inner error is printed as the cause
         same = (chain[first].type, chain[first].message) == (member[0].type, member[0].message)
-        if same:  # the first inner error is also printed as the cause
-            chain[first].relation = "member"
+        if same:  # and by some runtimes twice
             return stop
     offset = len(chain)
     for link in member[: MAX_LINKS - offset]:

@@ -9,9 +9,14 @@ from itertools import chain as chained
 from typing import Final
 
 from tracelab.errors_chain.chain import Chain, Frame, Link
+from tracelab.errors_chain.languages.go_verbose import parse_verbose
 from tracelab.gostack import HEADER, parse_goroutines
 
-MARK: Final = re.compile(r"^goroutine \d+ .*\[.*\]:$|^\t\S+\.go:\d+(?: |$)", re.MULTILINE)
+MARK: Final = re.compile(
+    r"^goroutine \d+ .*\[.*\]:$|^\t\S+\.go:\d+(?: |$)|^  \| \s+\S+\.go:\d+$"
+    r"|^ {4}\S+\n {8}\S.*\.go:\d+$",
+    re.MULTILINE,
+)
 STACK_BUFFER_BYTES: Final = 2048
 """RecordError's stack buffer (opentelemetry-go ``recordStackTrace``): a stack of exactly
 this many bytes was cut."""
@@ -63,7 +68,7 @@ def parse(text: str) -> Chain:
     lines = text.split("\n")
     start = next((n for n, line in enumerate(lines) if HEADER.match(line.rstrip("\r"))), None)
     if start is None:
-        return _verbose(lines)
+        return parse_verbose(text)
     chain = _panics(lines[:start])
     head = chain[0]
     first = next(
@@ -95,23 +100,6 @@ def _panics(lines: list[str]) -> Chain:
     for position, link in enumerate(found[1:], start=1):
         link.relation, link.parent = "context", position - 1
     return found
-
-
-def _verbose(lines: list[str]) -> Chain:
-    """Read the ``%+v`` form: message, then function and file on lines of their own."""
-    head = Link()
-    message: list[str] = []
-    for number, line in enumerate(lines[:-1]):
-        following = lines[number + 1]
-        if following.startswith("\t") and ".go:" in following and not line.startswith("\t"):
-            file, _, place = following.strip().rpartition(":")
-            digits = place.split(" ")[0]
-            if digits.isdigit():
-                head.add(Frame(line.strip(), file, int(digits[:9])))
-        elif not head.frames and not line.startswith("\t"):
-            message.append(line)
-    head.message = "\n".join(message).strip() or None
-    return [head] if head.frames else []
 
 
 def join_members(type_name: str | None, message: str | None) -> Chain:

@@ -12,11 +12,35 @@ MARK: Final = re.compile(
 )
 _FRAME: Final = re.compile(r"^at ([^()]+)\(([^()]*)\)(?: ~?\[.*\])?$")
 _MORE: Final = re.compile(r"^\.\.\. (\d+) (?:more|common frames omitted)$")
+_WRAPPED: Final = "\nWrapped by: "
 _THREAD: Final = re.compile(r'^Exception in thread "[^"]*" ')
 
 
 def parse(text: str) -> Chain:
-    """Parse the text of ``printStackTrace``."""
+    """Parse the text of ``printStackTrace``, or of logback's form with the root cause first."""
+    return _rooted(text) if _WRAPPED in text else _printed(text)
+
+
+def _rooted(text: str) -> Chain:
+    """Read the causes first: what follows ``Wrapped by`` is further out."""
+    chain: Chain = []
+    for part in text.split(_WRAPPED)[:MAX_LINKS][::-1]:
+        links = _printed(part) or [Link()]
+        if not links[0].type:
+            links[0].type, links[0].message = split_header(part.strip().split("\n", 1)[0])
+        for link in links:
+            link.parent = len(chain) - 1 if link.parent is None else link.parent + len(chain)
+        if chain:
+            links[0].relation = "cause"
+        else:
+            links[0].parent = None
+        chain += links[: MAX_LINKS - len(chain)]
+    chain[-1].truncated |= text.count(_WRAPPED) >= MAX_LINKS
+    chain[0].truncated |= not chain[0].frame_count
+    return chain if any(link.frames for link in chain) else []
+
+
+def _printed(text: str) -> Chain:
     chain: Chain = [Link()]
     header: list[str] = []
     indents = [0]  # where the header of each open link stands

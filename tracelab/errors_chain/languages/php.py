@@ -43,7 +43,7 @@ def parse(text: str) -> Chain:
     chain = links[::-1]
     if not chain:
         return []
-    whole = last.endswith("{main}") or last.strip().startswith("thrown in ") or ")" in last
+    whole = last.endswith(("{main}", ")")) or last.strip().startswith("thrown in ")
     for position, one in enumerate(chain):
         if position:
             one.relation, one.parent = "cause", position - 1

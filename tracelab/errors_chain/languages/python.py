@@ -9,6 +9,10 @@ from tracelab.errors_chain.chain import MAX_LINKS, Chain, Frame, Link, to_int
 MARK: Final = re.compile(r"(?:Exception Group )?Traceback \(most recent call last\):")
 CAUSE: Final = "The above exception was the direct cause of the following exception:"
 _CONTEXT: Final = "During handling of the above exception, another exception occurred:"
+_BEGINNINGS: Final = (
+    "Traceback (most recent call last):",
+    "Exception Group Traceback (most recent call last):",
+)
 _FRAME: Final = re.compile(r'^\s*File "(.*)", line (\d+)(?:, in (.*))?$')
 _FINAL: Final = re.compile(r"^([A-Za-z_][\w.<>]*)(?:: ?(.*))?$")
 _REPEATED: Final = re.compile(r"^\s*\[Previous line repeated (\d+) more times?\]$")
@@ -16,6 +20,7 @@ _OPEN: Final = re.compile(r"^( *)\+-\+-{8,} (\d+|\.\.\.) -{8,}$")
 _NEXT: Final = re.compile(r"^( *)\+-{8,} (\d+|\.\.\.) -{8,}$")
 _CLOSE: Final = re.compile(r"^( *)\+-{12,}$")
 _GROUP: Final = re.compile(r"^( *)\+ Exception Group Traceback \(most recent call last\):$")
+_RULE: Final = re.compile(r"^\+-[-+ \d.]*$")
 _MARGIN: Final = re.compile(r"^( *)\| ?(.*)$")
 _MEMBERS: Final = re.compile(r"\((\d{1,9}) sub-exceptions?\)$")
 _MAX_DEPTH: Final = 40
@@ -50,9 +55,14 @@ def parse(text: str) -> Chain:
         stripped = line.lstrip(" ")
         if stripped.startswith("+") and _group_line(line, stack):
             continue
-        if stripped.startswith("|") and (len(stack) > 1 or stack[0].column):
+        if len(stack) > 1 and _RULE.match(stripped):
+            stack[-1].parts[-1].link.truncated = True  # cut within the rule between members
+            continue
+        if stripped.startswith("|") and (len(stack) > 1 or stack[0].column or line[:1] == " "):
             margin = _MARGIN.match(line)
             if margin is not None:
+                if len(stack) == 1:  # a group that was raised nowhere has no traceback of its own
+                    stack[0].column = stack[0].column or len(margin.group(1))
                 while len(stack) > 1 and stack[-1].column > len(margin.group(1)):
                     stack.pop()  # only the innermost of nested groups prints its end
                 _content(stack[-1], margin.group(2))
@@ -62,6 +72,17 @@ def parse(text: str) -> Chain:
         _content(stack[-1], line)
     chain = _flatten(top)
     return chain if any(link.type or link.frames for link in chain) else []
+
+
+def begun_relation(text: str) -> str | None:
+    """Tell which sentence a text was cut within: what follows it is not there."""
+    above, _, line = (part.lstrip(" |") for part in text.rstrip(" ").rpartition("\n"))
+    if any(begin.startswith(line) for begin in _BEGINNINGS):
+        line = above.rstrip(" |\n").rpartition("\n")[2].lstrip(" |")
+    for sentence, relation in ((CAUSE, "cause"), (_CONTEXT, "context")):
+        if line and sentence.startswith(line):
+            return relation
+    return None
 
 
 def _group_line(line: str, stack: list[_Level]) -> bool:
@@ -119,13 +140,15 @@ def _content(level: _Level, line: str) -> None:
         return  # notes, or further lines of the message: only the event itself can tell
     if line.startswith(" ") and (part.started or link.frame_count):
         frame = _FRAME.match(line)
-        if frame is not None:
+        if frame is not None and frame.group(3):  # a SyntaxError names its place without a function
             link.add(Frame(frame.group(3), frame.group(1), to_int(frame.group(2))))
         elif (repeated := _REPEATED.match(line)) is not None:
             link.frame_count += int(repeated.group(1)[:9])
         return
     if not line.strip() or not (part.started or level.column):
         return
+    if not part.started and any(begin.startswith(line) for begin in _BEGINNINGS):
+        return  # cut within the line that begins a traceback
     final = _FINAL.match(line)
     part.ended = True
     if final is None:

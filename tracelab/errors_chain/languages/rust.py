@@ -8,14 +8,14 @@ from tracelab.errors_chain.chain import MAX_LINKS, Chain, Frame, Link, to_int
 
 MARK: Final = re.compile(
     r"^thread '[^']*' (?:\(\d+\) )?panicked at |^Caused by:$|^Stack backtrace:$"
-    r"|^stack backtrace:$|^\s+at \S+\.rs:\d+(?::\d+)?$",
+    r"|^stack backtrace:$|^\s+at \S+\.rs:\d+(?::\d+)?$|^Location:\n\s+\S+\.rs:\d+",
     re.MULTILINE,
 )
 _NUMBERED: Final = re.compile(r"^ {1,6}(\d+): (.*)$")
 _PANIC: Final = re.compile(
     r"^thread '[^']*' (?:\(\d+\) )?panicked at (?:'(.*)', )?(\S+?):(\d+):(\d+):?$"
 )
-_PLACE: Final = re.compile(r"^\s+(?:at )?(\S+):(\d+)(?::\d+)?$")
+_PLACE: Final = re.compile(r"^\s+(?:at )?(\S+?):(\d+)(?::\d+)?$")
 
 
 def parse(text: str) -> Chain:
@@ -41,7 +41,13 @@ def parse(text: str) -> Chain:
         elif line == "Location:":
             section = "location"
         elif section == "message" and not line.startswith("note: "):
-            message.append(line)
+            number = _NUMBERED.match(line)
+            if number is None:
+                message.append(line)
+            elif not head.message and not "".join(message).strip().removeprefix("Error:"):
+                message, section = [number.group(2)], "causes"  # color-eyre counts the head, too
+            else:
+                message.append(line)
         elif section == "causes" and line.strip():
             number = _NUMBERED.match(line)
             if number is not None and len(chain) < MAX_LINKS:
@@ -58,6 +64,9 @@ def parse(text: str) -> Chain:
     if pending is not None:
         head.add(Frame(pending))
     head.message = "\n".join(message).strip().removeprefix("Error: ") or None
+    begun = lines[-1].strip() if section in ("causes", "frames") else ""
+    head.truncated = head.type == "panic" and head.message is None
+    chain[-1].truncated |= begun == "Caused by:" or begun.rstrip(":").isdigit()
     return chain if len(chain) > 1 or head.frames else []
 
 
