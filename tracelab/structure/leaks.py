@@ -23,6 +23,9 @@ RARE: Final = 0.02
 MIN_USUAL: Final = 20
 """Least spans of an operation before anything about it is unusual."""
 
+SELDOM: Final = 0.1
+"""At most this share of a caller's spans may call an operation for the call to be strange."""
+
 CROWDED: Final = 0.3
 """At most this share of callers may call an operation twice for a second call to be unusual."""
 
@@ -81,6 +84,7 @@ def _doubts(skeleton: Skeleton) -> pl.DataFrame:
     near = ~FAR[skeleton.crossing[rows]] & skeleton.timed[rows] & skeleton.timed[parent]
     rows, parent = rows[near & (rows != parent)], parent[near & (rows != parent)]
     op, parent_op = skeleton.op[rows], skeleton.op[parent]
+    spans_of = np.bincount(skeleton.op, minlength=1)
     late_ns = skeleton.start[rows] - skeleton.end[parent]
     late = late_ns > 0
     request = _conflict(skeleton, "request", rows)
@@ -91,7 +95,9 @@ def _doubts(skeleton: Skeleton) -> pl.DataFrame:
             "parent": parent,
             "op": op,
             "parent_op": parent_op,
+            "callers": spans_of[parent_op],
             "start": skeleton.start[rows],
+            "gap": skeleton.start[rows] - skeleton.start[parent],
             "late": late,
             "late_ms": late_ns / 1e6,
         }
@@ -102,7 +108,8 @@ def _doubts(skeleton: Skeleton) -> pl.DataFrame:
     )
     table = table.with_columns(
         n_op=pl.len().over("op"),
-        second=pl.col("start").rank("ordinal").over("parent", "op") > 1,
+        rank=pl.col("start").rank("ordinal").over("parent", "op"),
+        calls=pl.len().over("parent", "op"),
         n_pair=pl.len().over("op", "parent_op"),
         inside_pair=pl.col("inside").sum().over("op", "parent_op"),
         late_pair=pl.col("late").sum().over("op", "parent_op"),
@@ -112,18 +119,26 @@ def _doubts(skeleton: Skeleton) -> pl.DataFrame:
     )
     common = pl.col("n_op") >= MIN_USUAL
     strange = common & (pl.col("n_pair") <= RARE * pl.col("n_op"))
+    # A caller that is rare itself and often calls this is a code path of its own.
+    strange &= pl.col("n_pair") <= SELDOM * pl.col("callers")
     # A rare call that comes again and always fits into its caller is a code path.
     strange &= (pl.col("n_pair") < 5) | (pl.col("inside_pair") < pl.col("n_pair"))
     rare_late = common & pl.col("late") & (pl.col("late_op") <= RARE * pl.col("n_op"))
     # A pair that is always late is a pattern of its own, however rare its operation makes it.
     rare_late &= (pl.col("late_pair") <= 0.2 * pl.col("n_pair")) | strange
-    # Where work often outlives its parent, a late start is the tail of its hand-over.
-    outlives = pl.col("inside").not_().sum().over("op", "parent_op")
-    rare_late &= (outlives <= 0.1 * pl.col("n_pair")) | strange
+    # Where work outlives its parent now and then nobody waits for it, and a late start is the
+    # tail of its hand-over, unless it is later than any such work in time.
+    outlives = (~pl.col("inside") & ~pl.col("late")).sum().over("op", "parent_op")
+    usual = pl.col("gap").filter(~pl.col("late")).quantile(0.995).over("op", "parent_op")
+    waited = outlives <= pl.max_horizontal(1.0, 0.005 * pl.col("n_pair"))
+    seldom = (outlives <= 0.1 * pl.col("n_pair")) & (pl.col("gap") > usual).fill_null(value=True)
+    rare_late &= waited | seldom | strange
     # A second call that outlives its parent is no retry, for which the parent would wait: it
     # may be a worker's that still holds the context of its first request.
-    crowd = pl.col("second") & ~pl.col("inside")
-    crowded = common & crowd
+    number = pl.col("calls").median().over("op", "parent_op")
+    crowd = (pl.col("rank") > number) & ~pl.col("inside")
+    regular = (pl.col("calls") == number).mean().over("op", "parent_op") >= 0.6
+    crowded = common & crowd & regular
     crowded &= crowd.sum().over("op", "parent_op") <= CROWDED * pl.col("n_pair")
     doubts = (
         table.with_columns(
