@@ -84,6 +84,7 @@ class _Reader:
         elif not current.frames and (self.header or len(self.chain) == 1):
             if line not in ("}", "},"):
                 self.header.append(raw.rstrip("\r"))
+                self.cut = raw.startswith("    at ")  # as the last line: a frame's beginning
                 self._close_if_whole(line)
         else:
             self.cut = bool(current.frames) and line[:1] == "a" and ": " not in line
@@ -101,8 +102,9 @@ class _Reader:
 
     def _list(self, rest: str, indent: int) -> None:
         self.close()
-        if not rest.endswith("]"):
+        if not rest.endswith(" ]"):
             self.errors_at.append(indent)
+            self.chain[-1].truncated |= bool(rest)  # a list on one line ends on it
             return
         for item in _LITERALS.findall(rest[:-1])[:MAX_LINKS]:
             self.open(item, indent + 2, "member")

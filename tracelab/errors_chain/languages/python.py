@@ -175,7 +175,8 @@ def _flatten(top: _Level) -> Chain:
             link.parent, link.relation = parent, relation
             # the printer does not close every group, but it tells how many members each has
             told = _MEMBERS.search(link.message or "")
-            missing = told is not None and int(told.group(1)) > len(part.members)
+            shown = sum(any(p.started or p.ended for p in each.parts) for each in part.members)
+            missing = told is not None and int(told.group(1)) > shown
             link.truncated = link.truncated or missing or not part.ended
             if link.frames:  # the innermost call stands last
                 link.frames.reverse()
