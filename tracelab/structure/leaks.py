@@ -87,8 +87,8 @@ def _doubts(skeleton: Skeleton) -> pl.DataFrame:
     spans_of = np.bincount(skeleton.op, minlength=1)
     late_ns = skeleton.start[rows] - skeleton.end[parent]
     late = late_ns > 0
-    request = _conflict(skeleton, "request", rows)
-    tenant = _conflict(skeleton, "tenant", rows)
+    request = np.isin(rows, _where_ids_change(skeleton, "request", rows), assume_unique=True)
+    tenant = np.isin(rows, _where_ids_change(skeleton, "tenant", rows), assume_unique=True)
     table = pl.DataFrame(
         {
             "row": rows,
@@ -157,6 +157,26 @@ def _doubts(skeleton: Skeleton) -> pl.DataFrame:
     under[doubts["row"].to_numpy()] = True
     above = pl.Series(under[skeleton.parent[doubts["row"].to_numpy()]])
     return doubts.filter(~above | pl.col("strange") | pl.col("late") | pl.col("crowded"))
+
+
+def _where_ids_change(skeleton: Skeleton, name: str, rows: Ints) -> Ints:
+    """List children at whose link to the parent an id changes.
+
+    Spans in between may carry no id: a call inside such a span, in its time, is its own, so the
+    link that went wrong is the one above it.
+    """
+    blamed = rows[_conflict(skeleton, name, rows)]
+    values = skeleton.column(name)
+    for _ in range(64):
+        above = skeleton.parent[blamed]
+        climbs = (values[above] == 0) & (skeleton.parent[above] >= 0)
+        climbs &= skeleton.process[above] == skeleton.process[blamed]
+        climbs &= skeleton.start[blamed] >= skeleton.start[above]
+        climbs &= skeleton.end[blamed] <= skeleton.end[above]
+        if not climbs.any():
+            break
+        blamed = np.where(climbs, above, blamed)
+    return np.unique(blamed)
 
 
 def _conflict(skeleton: Skeleton, name: str, rows: Ints) -> Bools:
