@@ -10,6 +10,7 @@ from typing import Any
 
 from tracelab.synth.failures import DEFAULT_FATES, inject_errors
 from tracelab.synth.generate import synthesize_traces, write_synthetic
+from tracelab.synth.habits import HABITS
 from tracelab.synth.inject import DEFAULT_RATES, inject_breaks
 
 _LATER = ("Incident", "synthesize_incident")  # its scipy takes half a second to import
@@ -17,6 +18,7 @@ _LATER = ("Incident", "synthesize_incident")  # its scipy takes half a second to
 __all__ = [
     "DEFAULT_FATES",
     "DEFAULT_RATES",
+    "HABITS",
     "Incident",
     "inject_breaks",
     "inject_errors",

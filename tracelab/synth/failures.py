@@ -189,7 +189,7 @@ class _Writer:
         self.ledger.events.append(
             {
                 "row": row,
-                "time": int(self.plot.end[row]) - 1_000,
+                "time": max(int(self.plot.start[row]), int(self.plot.end[row]) - 1_000),
                 "exception_type": thrown.type or None,
                 "exception_message": thrown.message,
                 "exception_stacktrace": stack,

@@ -1,5 +1,6 @@
 """Make captures: in memory, or any size on disk."""
 
+from collections.abc import Collection
 from datetime import datetime
 from pathlib import Path
 from typing import Final, Literal
@@ -10,6 +11,7 @@ from tracelab import schema
 from tracelab.exceptions import ParameterError
 from tracelab.io.write_otlp import OtlpWriter
 from tracelab.synth.failures import inject_errors
+from tracelab.synth.habits import every_habit
 from tracelab.synth.traffic import Stage, build_stage, play_traffic, to_ns
 from tracelab.traceset import TraceSet
 
@@ -31,6 +33,8 @@ def synthesize_traces(
     queue_delay_s: float = 0.2,
     error_rate: float = 0.03,
     skew_ms: float = 0.05,
+    sampling: float = 1.0,
+    habits: Collection[str] | None = None,
     start: datetime | None = None,
 ) -> TraceSet:
     """Play a random fleet: its topology, SDKs, processes and latencies all follow the seed.
@@ -40,8 +44,8 @@ def synthesize_traces(
     seed : int
         The same seed and arguments give the same tables.
     traces : int
-        How many requests enter the fleet. Jobs that tick, and consumers that start a trace of
-        their own with a link, come on top.
+        How many requests enter the fleet. Jobs that tick, probes, and consumers that start a
+        trace of their own with a link, come on top.
     services : int
         How many services the fleet has; 3 to 40 look natural.
     concurrency : float
@@ -55,6 +59,11 @@ def synthesize_traces(
         of each hop.
     skew_ms : float
         Standard deviation of the hosts' clock errors.
+    sampling : float
+        Share of traces that their root's sampler keeps; the threshold then travels in
+        tracestate (``ot=th:``).
+    habits : collection of str, optional
+        Legal habits of the fleet that look like breaks, out of `HABITS`; all if not given.
     start : datetime, optional
         When the capture begins; naive times are UTC.
 
@@ -77,6 +86,9 @@ def synthesize_traces(
         handoff_ms=handoff_ms,
         queue_delay_s=queue_delay_s,
         skew_ms=skew_ms,
+        habits=every_habit(habits),
+        sampling=sampling,
+        traces=traces,
     )
     clean = play_traffic(stage, traces=traces, start_ns=to_ns(start))
     return inject_errors(clean, seed=seed, rate=error_rate)[0] if error_rate else clean
@@ -91,6 +103,7 @@ def write_synthetic(
     services: int = 12,
     concurrency: float = 20.0,
     error_rate: float = 0.01,
+    habits: Collection[str] | None = None,
 ) -> int:
     """Write a synthetic capture of any size as OTLP, in bounded memory.
 
@@ -109,7 +122,7 @@ def write_synthetic(
         How many spans to write, exactly; traces open at the end are cut short.
     encoding : {"json", "proto"}
         JSON lines, or protobuf with a length before each message.
-    services, concurrency, error_rate : int, float, float
+    services, concurrency, error_rate, habits : int, float, float, collection of str
         As in `synthesize_traces`.
 
     Returns
@@ -133,6 +146,8 @@ def write_synthetic(
         handoff_ms=0.3,
         queue_delay_s=0.2,
         skew_ms=0.05,
+        habits=every_habit(habits),
+        spans=spans,
     )
     open_spans: TraceSet | None = None
     begun = pl.Series("trace_id", [], pl.String)

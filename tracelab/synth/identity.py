@@ -1,15 +1,16 @@
 """Ids, processes and workers: who ran a span, written as SDKs write it."""
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from tracelab.synth.topology import Fleet
+from tracelab.synth.topology import Fleet, Service
 
 Ints = npt.NDArray[np.int64]
+Floats = npt.NDArray[np.float64]
 
 _HEX = np.frombuffer(b"0123456789abcdef", np.uint8)
 
@@ -29,13 +30,59 @@ class Processes:
 
     ``table`` holds one row per process with its resource columns; process ``first[s] + k`` is
     the k-th of service ``s``, of which there are ``many[s]``. ``skew_ns`` is how far each
-    process' clock runs ahead; processes of one host share it.
+    process' clock runs ahead; processes of one host share it. ``weight`` is how much of its
+    service's work each takes, from ``born`` to ``gone`` (shares of the capture's length).
     """
 
     table: pl.DataFrame
     first: Ints
     many: Ints
     skew_ns: Ints
+    weight: Floats
+    born: Floats
+    gone: Floats
+
+    def pick(self, service: int, moment: Floats, rng: np.random.Generator) -> Ints:
+        """Draw a process of a service for each moment, among those that take work then."""
+        first, many = int(self.first[service]), int(self.many[service])
+        mine = slice(first, first + many)
+        even = self.weight[mine].min() == self.weight[mine].max()
+        if even and not self.born[mine].any() and np.isinf(self.gone[mine]).all():
+            return first + rng.integers(0, many, len(moment))
+        alive = (self.born[mine, None] <= moment) & (moment < self.gone[mine, None])
+        reach = np.cumsum(np.where(alive, self.weight[mine, None], 0.0), axis=0)
+        drawn = rng.random(len(moment)) * reach[-1]
+        picked: Ints = first + (reach <= drawn).sum(axis=0).astype(np.int64)
+        return picked
+
+
+@dataclass(frozen=True, slots=True)
+class _Shift:
+    """One process of a service: its part of the work, and from when to when it takes any."""
+
+    weight: float
+    born: float = 0.0
+    gone: float = np.inf
+    version: str | None = None
+
+
+def _shifts(service: Service) -> list[_Shift]:
+    """List the processes of a service; those of a new version replace the old ones in turn."""
+    weights = service.weights or (1.0,) * service.instances
+    shifts = [_Shift(weight, version=service.version) for weight in weights]
+    if service.deployed_at is not None:
+        moments = [service.deployed_at + 0.02 * number for number in range(len(shifts))]
+        shifts = [
+            *(replace(old, gone=at) for old, at in zip(shifts, moments, strict=True)),
+            *(
+                replace(old, born=at, version=f"2.0.{number}")
+                for number, (old, at) in enumerate(zip(shifts, moments, strict=True))
+            ),
+        ]
+    if service.scaled is not None:
+        born, gone = service.scaled
+        shifts.append(_Shift(1.0 / service.instances, born, gone, service.version))
+    return shifts
 
 
 def build_processes(fleet: Fleet, *, seed: int, skew_ms: float) -> Processes:
@@ -46,44 +93,60 @@ def build_processes(fleet: Fleet, *, seed: int, skew_ms: float) -> Processes:
     rows: list[dict[str, str | int | None]] = []
     skews: list[int] = []
     first: list[int] = []
+    every: list[_Shift] = []
     for service in fleet.services:
         first.append(len(rows))
         home = int(rng.integers(len(hosts)))
         named = bool(rng.random() < 0.8)
-        for _ in range(service.instances):
-            host = home if service.shared_host else int(rng.integers(len(hosts)))
-            pid = int(rng.integers(100, 60_000)) if rng.random() < 0.9 else 1
-            instance = rng.bytes(16).hex() if named else None
-            facts: dict[str, str | int | None] = {
-                "service.name": service.name,
-                "service.namespace": service.namespace,
-                "service.instance.id": instance,
-                "host.name": hosts[host],
-                "process.pid": pid,
-                "telemetry.sdk.name": "opentelemetry",
-                "telemetry.sdk.language": service.language,
-                "telemetry.sdk.version": service.sdk_version,
-            }
-            known = {key: value for key, value in facts.items() if value is not None}
-            rows.append(
-                {
-                    "service_name": service.name,
-                    "service_namespace": service.namespace,
-                    "service_instance_id": instance,
-                    "host_name": hosts[host],
-                    "process_pid": pid,
-                    "sdk_language": service.language,
-                    "sdk_version": service.sdk_version,
-                    "resource_attributes": json.dumps(known, separators=(",", ":")),
-                }
-            )
+        later = np.random.default_rng([seed, 6, len(first)])
+        shifts = _shifts(service)
+        every += shifts
+        for number, shift in enumerate(shifts):
+            dice = rng if number < service.instances else later
+            host = home if service.shared_host else int(dice.integers(len(hosts)))
+            pid = int(dice.integers(100, 60_000)) if dice.random() < 0.9 else 1
+            instance = dice.bytes(16).hex() if named else None
+            rows.append(_resource(service, hosts[host], pid, instance, shift.version))
             skews.append(int(drift[host]))
+    starts = np.array([*first, len(rows)], np.int64)
     return Processes(
         table=pl.DataFrame(rows, infer_schema_length=None),
-        first=np.array(first, np.int64),
-        many=np.array([service.instances for service in fleet.services], np.int64),
+        first=starts[:-1],
+        many=starts[1:] - starts[:-1],
         skew_ns=np.array(skews, np.int64),
+        weight=np.array([shift.weight for shift in every]),
+        born=np.array([shift.born for shift in every]),
+        gone=np.array([shift.gone for shift in every]),
     )
+
+
+def _resource(
+    service: Service, host: str, pid: int, instance: str | None, version: str | None
+) -> dict[str, str | int | None]:
+    """Columns and resource text of one process."""
+    told = not service.anonymous
+    facts: dict[str, str | int | None] = {
+        "service.name": service.name,
+        "service.namespace": service.namespace,
+        "service.instance.id": instance if told else None,
+        "service.version": version,
+        "host.name": host if told else None,
+        "process.pid": pid if told else None,
+        "telemetry.sdk.name": "opentelemetry",
+        "telemetry.sdk.language": service.language,
+        "telemetry.sdk.version": service.sdk_version,
+    }
+    known = {key: value for key, value in facts.items() if value is not None}
+    return {
+        "service_name": service.name,
+        "service_namespace": service.namespace,
+        "service_instance_id": facts["service.instance.id"],
+        "host_name": facts["host.name"],
+        "process_pid": facts["process.pid"],
+        "sdk_language": service.language,
+        "sdk_version": service.sdk_version,
+        "resource_attributes": json.dumps(known, separators=(",", ":")),
+    }
 
 
 def assign_slots(process: Ints, start: Ints, end: Ints) -> Ints:

@@ -47,10 +47,9 @@ def _below_error(plot: Plot) -> Flags:
 
 def remove_hops(plot: Plot, *, rate: float, rng: np.random.Generator) -> None:
     """Let some services export nothing, though they pass fresh span ids on."""
-    roots = np.unique(plot.service[plot.up < 0])
     hop = (plot.up >= 0) & (plot.boundary != "same")
     below = np.unique(plot.service[plot.up[hop & (plot.service != plot.service[plot.up])]])
-    middle = np.setdiff1d(below, roots)
+    middle = np.setdiff1d(below, _fronts(plot))
     for service in _pick(middle, rate, rng):
         plot.lose(np.flatnonzero(plot.service == service), "uninstrumented_hop", "service")
 
@@ -61,8 +60,7 @@ def sample_out(plot: Plot, *, rate: float, rng: np.random.Generator) -> None:
     The services below follow the caller's decision (then the branch is gone) or keep all
     (then its spans name a parent that was never exported).
     """
-    roots = np.unique(plot.service[plot.up < 0])
-    inner = np.setdiff1d(np.unique(plot.service), roots)
+    inner = np.setdiff1d(np.unique(plot.service), _fronts(plot))
     follows = rng.random(int(plot.service.max(initial=0)) + 1) < 0.5
     for service in _pick(inner, rate, rng):
         keep = float(rng.uniform(0.1, 0.8))
@@ -75,6 +73,15 @@ def sample_out(plot: Plot, *, rate: float, rng: np.random.Generator) -> None:
             same = plot.service[level] == plot.service[plot.up[level]]
             dropped[level] |= above & (same | follows[plot.service[level]])
         plot.lose(np.flatnonzero(dropped), "sampled_out", f"ratio {keep:.3f}")
+
+
+def _fronts(plot: Plot) -> Ints:
+    """Give the services at which at least half of what enters them begins its trace."""
+    enters = entry_rows(plot)
+    many = int(plot.service.max(initial=0)) + 1
+    begun = np.bincount(plot.service[plot.up < 0], minlength=many)
+    entered = np.bincount(plot.service[enters], minlength=many)
+    return np.flatnonzero(2 * begun >= np.maximum(entered, 1))
 
 
 def _id_fraction(plot: Plot, rows: Ints, language: str | None) -> npt.NDArray[np.float64]:

@@ -32,7 +32,7 @@ class Service:
 
     ``strands`` says what is known of the unit of execution: ``threads`` (thread.id and
     thread.name), ``tasks`` (one thread, an asyncio task name), ``goroutines`` (goroutine.id)
-    or ``silent``.
+    or ``silent``. The fields with a default are habits: `tracelab.synth.habits` says of what.
     """
 
     name: str
@@ -46,6 +46,14 @@ class Service:
     old_http: bool
     client_spans: bool
     layer: int
+    tick_ns: int = 1
+    digest: int = 0
+    tenants: bool = False
+    anonymous: bool = False
+    version: str | None = None
+    weights: tuple[float, ...] = ()
+    deployed_at: float | None = None
+    scaled: tuple[float, float] | None = None
 
 
 @dataclass(slots=True)
@@ -53,8 +61,10 @@ class Step:
     """One span of a call tree and how it relates to the one above it.
 
     ``mode`` places it in time: ``sequential``, ``parallel`` (with its parallel neighbours),
-    ``detached`` (nobody waits for it) or ``queued`` (after a delay in a queue). ``handoff``
-    says which border lies above it: same, thread, task, network, queue.
+    ``detached`` (nobody waits for it), ``queued`` (after a delay in a queue) or ``hedge`` (a
+    second try of the call before it, if that takes longer than ``delay_ms``). ``handoff``
+    says which border lies above it: same, thread, task, network, queue. ``early`` is the part
+    of its answer that a call waits for, ``batch_s`` how long a reader gathers messages.
     """
 
     service: int
@@ -67,22 +77,33 @@ class Step:
     median_ms: float = 1.0
     sigma: float = 0.5
     linked: bool = False
+    delay_ms: float = 0.0
+    early: float = 1.0
+    batch_s: float = 0.0
     attributes: dict[str, str | int] = field(default_factory=dict)
     children: list["Step"] = field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True)
-class Fleet:
-    """Services and their entries; an entry is a call tree, its share, and its period.
+class Entry:
+    """One way into the fleet: a call tree, and how often it is played.
 
-    ``periods_s`` is 0 for entries that users call at random, else the period of a cron job,
-    whose share is 0.
+    ``share`` is that of the requests; entries that nobody requests have a share of 0 and a
+    period, kept to the millisecond by cron jobs (``punctual``), roughly by others.
     """
 
+    tree: Step
+    share: float = 0.0
+    period_s: float = 0.0
+    punctual: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Fleet:
+    """Services and the entries into them."""
+
     services: tuple[Service, ...]
-    entries: tuple[Step, ...]
-    shares: tuple[float, ...]
-    periods_s: tuple[float, ...]
+    entries: tuple[Entry, ...]
 
 
 _SDKS: Final = {
@@ -128,20 +149,19 @@ def build_fleet(seed: int, services: int) -> Fleet:
     """Draw a fleet of this many services."""
     rng = np.random.default_rng([seed, 1])
     fleet = tuple(_draw_service(rng, number, services) for number in range(services))
-    grower = _Grower(rng, fleet)
+    grower = Grower(rng, fleet)
     fronts = [number for number, service in enumerate(fleet) if service.layer == 0]
-    entries: list[Step] = []
-    periods: list[float] = []
+    trees: list[Step] = []
     for number in fronts:
-        for _ in range(int(rng.integers(2, 5 + services // 12))):
-            entries.append(grower.entry(number))
-            periods.append(0.0)
+        trees += [grower.entry(number) for _ in range(int(rng.integers(2, 5 + services // 12)))]
+    jobs: list[Entry] = []
     for _ in range(1 + services // 10):
-        entries.append(grower.job(int(rng.integers(services))))
-        periods.append(float(rng.choice([1.0, 5.0, 15.0, 60.0])))
-    weights = rng.dirichlet(np.full(len(entries), 1.5)) * (np.array(periods) == 0)
-    shares = weights / weights.sum()
-    return Fleet(fleet, tuple(entries), tuple(shares.tolist()), tuple(periods))
+        job = grower.job(int(rng.integers(services)))
+        jobs.append(Entry(job, period_s=float(rng.choice([1.0, 5.0, 15.0, 60.0]))))
+    weights = rng.dirichlet(np.full(len(trees) + len(jobs), 1.5))[: len(trees)]
+    shares = (weights / weights.sum()).tolist()
+    entries = [Entry(tree, share) for tree, share in zip(trees, shares, strict=True)]
+    return Fleet(fleet, (*entries, *jobs))
 
 
 def _draw(rng: np.random.Generator, choices: tuple[tuple[str, float], ...]) -> str:
@@ -169,7 +189,7 @@ def _draw_service(rng: np.random.Generator, number: int, services: int) -> Servi
     )
 
 
-class _Grower:
+class Grower:
     """Grows call trees; the operations of a service are drawn once and met again."""
 
     def __init__(self, rng: np.random.Generator, services: tuple[Service, ...]) -> None:
@@ -179,10 +199,11 @@ class _Grower:
         self.called = np.zeros(len(services), bool)
 
     def entry(self, service: int) -> Step:
+        """Grow the tree of one request, at times with a caller that is traced itself."""
         self.room = int(self.rng.integers(6, 64))
         root = self.server(service, depth=0)
         if self.rng.random() < 0.12:  # a load generator or a browser that is traced itself
-            caller = Step(service, f"HTTP {self._verb()}", "CLIENT", protocol="http")
+            caller = Step(service, f"HTTP {self.verb()}", "CLIENT", protocol="http")
             caller.attributes = {"http.request.method": "GET", "server.address": "edge"}
             root.handoff, root.mode = "network", "sequential"
             caller.children.append(root)
@@ -190,21 +211,23 @@ class _Grower:
         return root
 
     def job(self, service: int) -> Step:
+        """Grow the tree of a scheduled job."""
         self.room = int(self.rng.integers(3, 14))
-        root = Step(service, f"job.{self._verb()}_{self._noun()}s", "INTERNAL", median_ms=8.0)
+        root = Step(service, f"job.{self.verb()}_{self.noun()}s", "INTERNAL", median_ms=8.0)
         self._fill(root, depth=1)
         return root
 
     def server(self, service: int, depth: int) -> Step:
+        """Grow an operation of a service and what it calls."""
         rng = self.rng
         median = float(np.exp(rng.normal(1.0, 0.7)))
         if depth and rng.random() < 0.35:
-            method = f"shop.{self.services[service].name.title()}/{self._verb().title()}"
+            method = f"shop.{self.services[service].name.title()}/{self.verb().title()}"
             step = Step(service, method, "SERVER", protocol="grpc", median_ms=median)
             step.attributes = {"rpc.system": "grpc", "rpc.method": method.split("/")[1]}
         else:
             verb = str(rng.choice(["GET", "POST", "PUT"], p=[0.6, 0.3, 0.1]))
-            route = f"/{self._noun()}s/{{id}}" if rng.random() < 0.6 else f"/{self._noun()}s"
+            route = f"/{self.noun()}s/{{id}}" if rng.random() < 0.6 else f"/{self.noun()}s"
             old = self.services[service].old_http
             step = Step(service, f"{verb} {route}", "SERVER", protocol="http", median_ms=median)
             step.attributes = {
@@ -227,7 +250,7 @@ class _Grower:
             if parallel and child.mode == "sequential":
                 child.mode = "parallel"
                 if child.handoff == "same":
-                    child.handoff = self._unit(step.service)
+                    child.handoff = self.unit(step.service)
             step.children.append(child)
 
     def _callee(self, deeper: list[int]) -> int:
@@ -238,7 +261,8 @@ class _Grower:
         self.called[callee] = True
         return callee
 
-    def _unit(self, service: int) -> str:
+    def unit(self, service: int) -> str:
+        """Say what a service hands work to: a task or a thread."""
         tasks = self.services[service].language in ("go", "nodejs", "rust")
         if self.services[service].strands == "tasks" or tasks:
             return "task"
@@ -252,12 +276,12 @@ class _Grower:
         if deeper and draw < 0.45 and depth < 9:
             child = self._call(service, self._callee(deeper), depth)
         elif draw < 0.62:
-            child = self._store_call(service)
+            child = self.store_call(service)
         elif draw < 0.70 and deeper:
             child = self._publish(service, self._callee(deeper), depth)
         elif draw < 0.77:
-            child = self._internal(service, depth)
-            child.mode, child.handoff = "detached", self._unit(service)
+            child = self.internal(service, depth)
+            child.mode, child.handoff = "detached", self.unit(service)
         elif draw < 0.80:
             child = Step(service, "POST", "CLIENT", protocol="http", median_ms=60.0, sigma=0.9)
             child.attributes = {
@@ -265,25 +289,27 @@ class _Grower:
                 "server.address": "api.partner.example",
             }
         else:
-            child = self._internal(service, depth)
+            child = self.internal(service, depth)
         child.probability = chance
         self.room -= 1
         return child
 
-    def _internal(self, service: int, depth: int) -> Step:
+    def internal(self, service: int, depth: int) -> Step:
+        """Grow a piece of work inside a service."""
         rng = self.rng
-        child = Step(service, f"{self._verb()}_{self._noun()}", "INTERNAL")
+        child = Step(service, f"{self.verb()}_{self.noun()}", "INTERNAL")
         child.median_ms = float(np.exp(rng.normal(0.5, 1.0)))
         if rng.random() < 0.2:
-            child.handoff = self._unit(service)
+            child.handoff = self.unit(service)
         if rng.random() < 0.4 and self.room > 2:
             self._fill(child, depth + 2)
         return child
 
-    def _store_call(self, service: int) -> Step:
+    def store_call(self, service: int) -> Step:
+        """Draw a call to a database or cache, which is not traced itself."""
         rng = self.rng
         system, name, host = STORES[int(rng.integers(len(STORES)))]
-        child = Step(service, name.format(noun=self._noun()), "CLIENT", protocol="db")
+        child = Step(service, name.format(noun=self.noun()), "CLIENT", protocol="db")
         child.median_ms = float(np.exp(rng.normal(0.6, 0.8)))
         child.attributes = {"db.system": system, "server.address": host}
         if system in ("postgresql", "mysql"):
@@ -315,7 +341,7 @@ class _Grower:
 
     def _publish(self, service: int, consumer: int, depth: int) -> Step:
         rng = self.rng
-        topic = f"{self._noun()}.{self._verb()}"
+        topic = f"{self.noun()}.{self.verb()}"
         system = str(rng.choice(["kafka", "rabbitmq", "aws_sqs"]))
         facts: dict[str, str | int] = {
             "messaging.system": system,
@@ -333,8 +359,10 @@ class _Grower:
             producer.children.append(reader)
         return producer
 
-    def _verb(self) -> str:
+    def verb(self) -> str:
+        """Draw what an operation does."""
         return str(self.rng.choice(VERBS))
 
-    def _noun(self) -> str:
+    def noun(self) -> str:
+        """Draw what an operation is about."""
         return str(self.rng.choice(NOUNS))
