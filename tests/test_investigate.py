@@ -13,6 +13,7 @@ from tracelab.export.document import read_json_schema
 
 FILES = {
     "findings.json",
+    "manifest.json",
     "findings.md",
     "report.html",
     "breaks.parquet",

@@ -8,6 +8,8 @@ _HOME: dict[str, str] = {
     "TraceSet": "tracelab.traceset",
     "TraceStore": "tracelab.store",
     "read_traces": "tracelab.io",
+    "evidence": "tracelab.io.originals",
+    "verify_case": "tracelab.export.custody",
     "load_example": "tracelab.datasets",
     "span_edges": "tracelab.structure",
     "find_breaks": "tracelab.structure",

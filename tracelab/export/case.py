@@ -13,6 +13,7 @@ from typing import Any, Final
 import polars as pl
 
 from tracelab.exceptions import SourceError
+from tracelab.export.custody import MANIFEST, render_manifest
 from tracelab.export.document import render_findings_json, render_markdown
 from tracelab.export.findings import Finding
 from tracelab.export.report import Picture, render_report
@@ -23,6 +24,7 @@ from tracelab.rules import (
     render_prometheus_tests,
 )
 
+RULE_FILES: Final = ("prometheus-rules.yml", "prometheus-rules.test.yml", "grafana-dashboard.json")
 _LIBRARIES: Final = ("tracelab", "polars", "pyarrow", "numpy", "scipy", "networkx")
 
 
@@ -89,6 +91,10 @@ def write_case(case: Case, out: Path) -> Path:
         for name, text in texts.items():
             _replace(out / name, lambda path, t=text: path.write_text(t, encoding="utf-8"))
         write_rules(case.rules, case.tables["red"], out / "rules")
+        tables = (f"{name}.parquet" for name in case.tables)
+        names = [*tables, *texts, *(f"rules/{name}" for name in RULE_FILES)]
+        manifest = render_manifest(out, names, case.provenance)
+        _replace(out / MANIFEST, lambda path: path.write_text(manifest, encoding="utf-8"))
     except OSError as error:
         raise SourceError(
             f"cannot write findings to {out}: {error.strerror or error}; "
@@ -120,15 +126,13 @@ def write_rules(rules: Sequence[WarningRule], red: pl.DataFrame, out: Path) -> P
         If the folder cannot be written.
     """
     out.mkdir(parents=True, exist_ok=True)
-    texts = {
-        "prometheus-rules.yml": render_prometheus_rules(rules),
-        "prometheus-rules.test.yml": render_prometheus_tests(rules, red),
-        "grafana-dashboard.json": json.dumps(
-            render_grafana_dashboard(rules), indent=1, sort_keys=True
-        )
-        + "\n",
-    }
-    for name, text in texts.items():
+    dashboard = json.dumps(render_grafana_dashboard(rules), indent=1, sort_keys=True)
+    texts = (
+        render_prometheus_rules(rules),
+        render_prometheus_tests(rules, red),
+        dashboard + "\n",
+    )
+    for name, text in zip(RULE_FILES, texts, strict=True):
         _replace(out / name, lambda path, t=text: path.write_text(t, encoding="utf-8"))
     return out
 
