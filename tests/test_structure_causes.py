@@ -1,6 +1,7 @@
 import json
 
 import numpy as np
+import polars as pl
 import pytest
 
 from tests.building import Capture, span_id
@@ -311,3 +312,48 @@ def test_every_word_of_a_verdict_is_a_known_word():
     assert set(found["boundary"]) <= set(schema.BOUNDARIES)
     assert set(found["severity"]) <= set(schema.SEVERITIES)
     assert found["confidence"].is_between(0, 1).all()
+
+
+def exporting(lost: list[tuple[int, int]], *, requests: int = 300) -> Capture:
+    """One process of overlapping requests; the spans at these places by end time got lost."""
+    rng = np.random.default_rng(8)
+    begun = np.cumsum(rng.exponential(4.0, requests))
+    rows = []
+    for number, at in enumerate(begun.tolist(), start=1):
+        rows.append((at + 50 + rng.exponential(1), number, 1, at, "GET /", "SERVER"))
+        rows.append((at + 45 + rng.exponential(1), number, 2, at + 1, "check", "INTERNAL"))
+        rows.append((at + 5 + rng.exponential(2), number, 3, at + 2, "query", "INTERNAL"))
+    gone = {place for low, high in lost for place in range(low, high)}
+    capture = Capture(sdk_language="go", service_instance_id="a-1", **LOCAL)
+    for place, (end, number, step, at, name, kind) in enumerate(sorted(rows)):
+        if place not in gone:
+            above = step - 1 or None
+            capture.span(number, step, above, start=at, duration=end - at, name=name, kind=kind)
+    return capture
+
+
+def causes_of(capture: Capture) -> dict[str, int]:
+    found = loud(capture).filter(pl.col("kind") == "orphan_span")
+    return dict(found.group_by("cause").len().rows())
+
+
+def test_equal_runs_between_gaps_are_what_a_full_queue_lets_through():
+    gaps = [(200 + 90 * k, 200 + 90 * k + 43) for k in range(5)]
+    causes = causes_of(exporting(gaps))
+    assert max(causes, key=causes.get) == "queue_overflow"
+    assert "export_failure" not in causes
+
+
+def test_one_gap_alone_is_what_a_refused_batch_leaves():
+    causes = causes_of(exporting([(401, 463)]))
+    assert max(causes, key=causes.get) == "export_failure"
+    assert "queue_overflow" not in causes
+
+
+def test_two_gaps_close_by_name_both_causes():
+    found = loud(exporting([(301, 343), (381, 431)]))
+    gapped = found.filter(pl.col("cause").is_in(["queue_overflow", "export_failure", "unknown"]))
+    named = gapped.select(pl.concat_list("cause", "alternatives"))["cause"]
+    assert named.list.contains("queue_overflow").all()
+    assert named.list.contains("export_failure").all()
+    assert (gapped.filter(pl.col("cause") != "unknown")["confidence"] < 0.8).all()

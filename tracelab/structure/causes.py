@@ -12,12 +12,12 @@ from typing import Final
 import numpy as np
 import polars as pl
 
+from tracelab.structure.gaps import ALONE, BETWEEN, CLOSE_BY, STEADY, find_gaps
 from tracelab.structure.losses import (
     EXPORT_DELAY_NS,
     Lifetimes,
     bursts_of_loss,
     find_lifetimes,
-    gaps_in_exports,
     likely_processes,
 )
 from tracelab.structure.missing import FAR, Missing
@@ -325,38 +325,46 @@ def _failed_traces(skeleton: Skeleton) -> Bools:
     return failed
 
 
+_GAPS: Final = tuple(
+    (company, wide, overflow, failure, words)
+    for company, words, weights in (
+        (ALONE, "its process exported nothing while it ended", ((1.5, 1.5), (0.7, 10.0))),
+        (
+            CLOSE_BY,
+            "its process lost all spans for a while, and again soon after or before",
+            ((3.0, 1.2), (4.0, 1.5)),
+        ),
+        (
+            BETWEEN,
+            "its process lost all spans for a while, again and again",
+            ((5.0, 1.2), (12.0, 0.8)),
+        ),
+        (
+            STEADY,
+            "its process lost all spans for a while, again and again, and exported equally many "
+            "each time between",
+            ((30.0, 0.5), (30.0, 0.5)),
+        ),
+    )
+    for wide, (overflow, failure) in enumerate(weights)
+)
+"""What gaps in the exports of a process say for a full queue, and for a failed export. One gap
+alone, long for the pace of the process, is what a refused batch leaves; a queue that is full
+stays full for more than one batch."""
+
+
 def _exports(skeleton: Skeleton, missing: Missing, lifetimes: Lifetimes, case: Case) -> None:
     """Stretches of time of one process in which all, or unusually many, spans are missing."""
     inside = (missing.end_high >= lifetimes.first) & (missing.end_low <= lifetimes.last)
-    hole, many, leaky = gaps_in_exports(skeleton, missing)
-    case.put(
-        "export_failure",
-        hole & inside & (many >= 3) & ~leaky,
-        12.0,
-        "its process exported nothing for a stretch of time in which spans were due",
-    )
-    case.put(
-        "export_failure",
-        hole & inside & (many < 3),
-        1.2,
-        "its process exported nothing around the time when it ended",
-    )
-    case.put(
-        "export_failure",
-        hole & inside & (many >= 3) & leaky,
-        2.0,
-        "its process exported nothing for a stretch of time in which spans were due",
-    )
-    case.put(
-        "queue_overflow",
-        hole & inside & (many >= 3) & leaky,
-        6.0,
-        "its process lost most of its spans for a stretch of time, but not all",
-    )
+    gaps = find_gaps(skeleton, missing)
+    for company, wide, overflow, failure, words in _GAPS:
+        mine = gaps.found & inside & (gaps.company == company) & (gaps.wide == wide)
+        case.put("export_failure", mine, failure, words)
+        case.put("queue_overflow", mine, overflow, words)
     burst = bursts_of_loss(skeleton, missing)
     case.put(
         "queue_overflow",
-        burst & ~hole & inside,
+        burst & ~gaps.found & inside,
         5.0,
         "its process lost spans of several operations in a short time, and exported others",
     )

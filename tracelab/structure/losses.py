@@ -6,15 +6,13 @@ from typing import Final
 import numpy as np
 import polars as pl
 
+from tracelab.structure.gaps import distinct_entries, ends_of
 from tracelab.structure.missing import Missing
 from tracelab.structure.skeleton import Bools, Ints, Skeleton
 
 SILENT: Final = 15.0
 """Spans that a process would have ended, at its own pace, while it was silent: at 15 the chance
 that it just had nothing to do is below one in a million."""
-
-HOLE: Final = 8.0
-"""The same for a stretch within its life in which spans are known to be missing."""
 
 EXPORT_DELAY_NS: Final = 6_000_000_000
 """Batch processors send every 5 s by default (OpenTelemetry specification): a process that is
@@ -180,7 +178,7 @@ def likely_processes(skeleton: Skeleton, missing: Missing) -> Ints:
             .select("process", "first", "last", "spans")
             .rows()
         ):
-            ends = _ends(skeleton, code)
+            ends = ends_of(skeleton, code)
             at = np.searchsorted(ends, middle[mine])
             before = np.where(at > 0, ends[np.maximum(at - 1, 0)], first)
             after = np.where(at < ends.size, ends[np.minimum(at, ends.size - 1)], before + 2**40)
@@ -190,96 +188,6 @@ def likely_processes(skeleton: Skeleton, missing: Missing) -> Ints:
             best[better] = silence[better]
             process[mine[better]] = code
     return process
-
-
-def _ends(skeleton: Skeleton, process: int) -> Ints:
-    rows = skeleton.by_process.rows(process)
-    ends: Ints = np.sort(skeleton.end[rows[skeleton.timed[rows]]])
-    return ends
-
-
-def gaps_in_exports(skeleton: Skeleton, missing: Missing) -> tuple[Bools, Ints, Bools]:
-    """Tell which missing spans ended in a stretch without any exported span of their process.
-
-    Parameters
-    ----------
-    skeleton : Skeleton
-        The capture.
-    missing : Missing
-        What is missing.
-
-    Returns
-    -------
-    tuple of ndarray of bool, ndarray of int64 and ndarray of bool
-        Whether so, how many missing spans the stretch accounts for, and whether more are
-        missing close by, between exported spans.
-
-    Raises
-    ------
-    ValueError
-        Never.
-    """
-    found, many = np.zeros(missing.row.size, bool), np.zeros(missing.row.size, np.int64)
-    leaky = np.zeros(missing.row.size, bool)
-    for process in np.unique(missing.process[missing.process >= 0]):
-        mine = np.flatnonzero(missing.process == process)
-        ends = _ends(skeleton, int(process))
-        if ends.size < 24:
-            continue
-        begin, end = _holes(ends)
-        if not begin.size:
-            continue
-        # The hole must cover most of the time in which the span can have ended.
-        low, high = missing.end_low[mine], missing.end_high[mine]
-        at = np.searchsorted(end, low, side="right")
-        near = np.minimum(at, begin.size - 1)
-        cover = np.minimum(high, end[near]) - np.maximum(low, begin[near])
-        inside = (at < begin.size) & (cover >= 0.5 * (high - low)) & (cover >= 0)
-        hit = mine[inside]
-        found[hit] = True
-        ids = pl.DataFrame(
-            {"hole": near[inside], "span": missing.span[hit], "row": missing.row[hit]}
-        )
-        distinct = pl.when(pl.col("span") > 0).then("span").otherwise(pl.col("row").cast(pl.UInt64))
-        counts = ids.with_columns(n=distinct.n_unique().over("hole"))["n"]
-        many[hit] = counts.to_numpy()
-        leaky[hit] = _leaks(ends, begin, end, near[inside], missing, mine)
-    return found, many, leaky
-
-
-def _leaks(ends: Ints, begin: Ints, end: Ints, hole: Ints, missing: Missing, mine: Ints) -> Bools:
-    """Whether spans are missing just before or behind a hole too, between exported ones.
-
-    A batch that was refused takes all its spans; a full queue lets some through.
-    """
-    low = np.searchsorted(ends, begin, side="right")
-    high = np.searchsorted(ends, end, side="left")
-    left = ends[np.maximum(low - 12, 0)]
-    right = ends[np.minimum(high + 12, ends.size - 1)]
-    middle = np.sort((missing.end_low[mine] + missing.end_high[mine]) // 2)
-
-    def between(first: Ints, last: Ints) -> Ints:
-        return np.searchsorted(middle, last, side="right") - np.searchsorted(middle, first)
-
-    inside = between(begin, end)
-    around = between(left, right) - inside
-    leaky: Bools = (around >= 2) & (around >= 0.3 * inside)
-    return leaky[hole]
-
-
-def _holes(ends: Ints) -> tuple[Ints, Ints]:
-    """Stretches without an end that the pace before and after makes improbable."""
-    gaps = np.diff(ends)
-    reach = 12
-    pace = np.empty(gaps.size)
-    total = np.concatenate([[0], np.cumsum(gaps)])
-    low = np.maximum(np.arange(gaps.size) - reach, 0)
-    high = np.minimum(np.arange(gaps.size) + reach + 1, gaps.size)
-    pace = (total[high] - total[low] - gaps) / np.maximum(high - low - 1, 1)
-    # Where work comes in bursts, long gaps are usual; a hole is twice the longest usual one.
-    usual = np.quantile(gaps, 0.985)
-    wide = (gaps > HOLE * np.maximum(pace, 1.0)) & (gaps > 2 * usual)
-    return ends[:-1][wide], ends[1:][wide]
 
 
 def bursts_of_loss(skeleton: Skeleton, missing: Missing) -> Bools:
@@ -309,17 +217,12 @@ def bursts_of_loss(skeleton: Skeleton, missing: Missing) -> Bools:
     found = np.zeros(missing.row.size, bool)
     for process in np.unique(missing.process[missing.process >= 0]):
         mine = np.flatnonzero(missing.process == process)
-        _, first = np.unique(
-            np.where(
-                missing.span[mine] > 0, missing.span[mine], missing.row[mine].astype(np.uint64)
-            ),
-            return_index=True,
-        )
-        if first.size < 4:
+        once = np.isin(mine, distinct_entries(skeleton, missing, mine))
+        if once.sum() < 4:
             continue
         when = (missing.end_low[mine] + missing.end_high[mine]) // 2
-        ends = _ends(skeleton, int(process))
-        unusual = _crowded(ends, np.sort(when[first]), when)
+        ends = ends_of(skeleton, int(process))
+        unusual = _crowded(ends, np.sort(when[once]), when)
         ops = skeleton.op[missing.row[mine]]
         varied = _varied(when, ops)
         found[mine[unusual & varied]] = True
