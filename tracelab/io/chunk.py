@@ -1,5 +1,6 @@
 """What flows between the readers: blocks of raw messages in, chunks of tables out."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Final, Literal
 
@@ -56,16 +57,10 @@ class Block:
     first_message: int = 0
 
 
-def _empty_spans() -> pl.DataFrame:
-    return pl.DataFrame(schema={**schema.SPANS, ROW: pl.UInt64})
-
-
-def _empty_events() -> pl.DataFrame:
-    return pl.DataFrame(schema={**schema.EVENTS, ROW: pl.UInt64})
-
-
-def _empty_links() -> pl.DataFrame:
-    return pl.DataFrame(schema={**schema.LINKS, ROW: pl.UInt64})
+def _none(table: pl.Schema, *, row: bool = False) -> Callable[[], pl.DataFrame]:
+    """Return a maker of empty tables: building one of 49 columns anew takes half a millisecond."""
+    empty = pl.DataFrame(schema={**table, ROW: pl.UInt64} if row else table)
+    return empty.clone
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,11 +82,11 @@ class Chunk:
         Spans that were seen in a message but could not be kept.
     """
 
-    spans: pl.DataFrame = field(default_factory=_empty_spans)
-    events: pl.DataFrame = field(default_factory=_empty_events)
-    links: pl.DataFrame = field(default_factory=_empty_links)
-    logs: pl.DataFrame = field(default_factory=lambda: schema.empty(schema.LOGS))
-    metrics: pl.DataFrame = field(default_factory=lambda: schema.empty(schema.METRIC_POINTS))
-    rejects: pl.DataFrame = field(default_factory=lambda: schema.empty(schema.REJECTS))
-    messages: pl.DataFrame = field(default_factory=lambda: schema.empty(MESSAGES))
+    spans: pl.DataFrame = field(default_factory=_none(schema.SPANS, row=True))
+    events: pl.DataFrame = field(default_factory=_none(schema.EVENTS, row=True))
+    links: pl.DataFrame = field(default_factory=_none(schema.LINKS, row=True))
+    logs: pl.DataFrame = field(default_factory=_none(schema.LOGS))
+    metrics: pl.DataFrame = field(default_factory=_none(schema.METRIC_POINTS))
+    rejects: pl.DataFrame = field(default_factory=_none(schema.REJECTS))
+    messages: pl.DataFrame = field(default_factory=_none(MESSAGES))
     spans_rejected: int = 0

@@ -21,7 +21,7 @@ _BUNDLE_BYTES: Final = 8 << 20
 
 _BUNDLE_FILES: Final = 256
 _MIN_PART: Final = 8 << 20
-_MAX_PART: Final = 32 << 20
+_MAX_PART: Final = 64 << 20
 
 
 @dataclass(frozen=True, slots=True)
