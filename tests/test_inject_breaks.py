@@ -386,3 +386,32 @@ def test_an_empty_capture_stays_empty():
 def test_unknown_or_impossible_rates_are_refused(clean, rates):
     with pytest.raises(ParameterError):
         inject_breaks(clean, seed=1, rates=rates)
+
+
+@pytest.mark.parametrize(
+    ("name", "metric", "error"),
+    [
+        ("queue_overflow", "otel.sdk.processor.span.processed", "queue_full"),
+        ("export_failure", "otel.sdk.exporter.span.exported", "503"),
+    ],
+)
+def test_telling_services_count_exactly_the_spans_they_lost(clean, name, metric, error):
+    damaged, truth = inject_breaks(clean, seed=3, rates={name: BIG[name]}, telling=1.0)
+    lost = clean.spans.join(damaged.spans, on=KEY, how="anti")
+    failed = damaged.metrics.filter(
+        (pl.col("metric_name") == metric)
+        & (pl.col("attributes").str.json_path_match("$['error.type']") == error)
+    )
+    last = failed.sort("time").group_by("resource_attributes").agg(pl.col("value").last())
+    assert last["value"].sum() == lost.height > 0
+    shown = truth.filter((pl.col("cause") == name) & pl.col("observable"))
+    assert shown["evidence_present"].all()
+    rising = failed.sort("time").with_columns(
+        step=pl.col("value").diff().over("resource_attributes")
+    )
+    assert (rising["step"].drop_nulls() >= 0).all()
+
+
+def test_no_service_counts_where_none_tells(clean):
+    damaged, _ = inject_breaks(clean, seed=3, rates={"queue_overflow": 0.5}, telling=0.0)
+    assert damaged.metrics.height == 0

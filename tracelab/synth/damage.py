@@ -18,14 +18,14 @@ def skew_clocks(plot: Plot, *, rate: float, rng: np.random.Generator) -> pl.Data
     for name in rng.choice(names.to_numpy(), size=min(many, len(names)), replace=False):
         size = int(np.exp(rng.uniform(np.log(2e6), np.log(5e9))))
         shift[(hosts == name).to_numpy()] = size * int(rng.choice([-1, 1]))
-    plot.start = plot.start + shift
-    plot.end = plot.end + shift
     across = np.flatnonzero((plot.up >= 0) & (plot.lost == 0))
     up = plot.up[across]
     good = (plot.lost[up] == 0) & (shift[across] != shift[up])
     rows, up = across[good], up[good]
     # work that nobody waits for may well end late, so only calls show a clock by their ends
-    waited = plot.kind[rows] == "SERVER"
+    waited = (plot.kind[rows] == "SERVER") & (plot.end[rows] <= plot.end[up])
+    plot.start = plot.start + shift
+    plot.end = plot.end + shift
     out = (plot.start[rows] < plot.start[up]) | (waited & (plot.end[rows] > plot.end[up]))
     details = [f"{value / 1e6:.3f} ms" for value in (shift[rows] - shift[up]).tolist()]
     return _rows(plot, rows, "clock_skew", detail=details, parents=True, observable=out)

@@ -8,7 +8,7 @@ import polars as pl
 
 from tracelab import schema
 from tracelab.exceptions import ParameterError
-from tracelab.synth import contexts, damage, losses, verdicts
+from tracelab.synth import contexts, counts, damage, losses, verdicts
 from tracelab.synth.plot import Plot, build_plot
 from tracelab.traceset import TraceSet
 
@@ -52,7 +52,11 @@ _STEPS: Final[tuple[tuple[str, Callable[..., None]], ...]] = (
 
 
 def inject_breaks(
-    traces: TraceSet, *, seed: int, rates: Mapping[str, float] | None = None
+    traces: TraceSet,
+    *,
+    seed: int,
+    rates: Mapping[str, float] | None = None,
+    telling: float = 0.3,
 ) -> tuple[TraceSet, pl.DataFrame]:
     """Plant breaks of every kind, cause and boundary into a capture, and tell the truth.
 
@@ -70,6 +74,9 @@ def inject_breaks(
     rates : mapping of str to float, optional
         Shares to plant by cause, keys of `DEFAULT_RATES`; those left out are not planted.
         All of `DEFAULT_RATES` if not given.
+    telling : float
+        Share of the services whose SDK counts in metrics what it dropped or could not send,
+        as newer SDKs do; the points are added to the capture's metrics.
 
     Returns
     -------
@@ -80,7 +87,7 @@ def inject_breaks(
     Raises
     ------
     ParameterError
-        If a rate is unknown or no share.
+        If a rate is unknown or no share, or `telling` is none.
     """
     chosen = dict(DEFAULT_RATES if rates is None else rates)
     for name, rate in chosen.items():
@@ -88,12 +95,19 @@ def inject_breaks(
             raise ParameterError(f"unknown rate {name}; known are {', '.join(DEFAULT_RATES)}")
         if not 0 <= rate <= 1:
             raise ParameterError(f"rate {name} is {rate}; a share is 0 to 1")
+    if not 0 <= telling <= 1:
+        raise ParameterError(f"telling is {telling}; a share is 0 to 1")
     plot = build_plot(traces)
     if not plot.n:
         return traces, schema.empty(schema.TRUTH)
+    if any(chosen.values()):
+        plot.tells = counts.tells_of_itself(
+            plot, share=telling, rng=np.random.default_rng([seed, 15])
+        )
     for number, (name, plant) in enumerate(_STEPS):
         if chosen.get(name, 0) > 0:
             plant(plot, rate=chosen[name], rng=np.random.default_rng([seed, 10, number]))
+    told = counts.count_spans(plot)
     truth = [verdicts.lost_truth(plot)]
     truth += [verdicts.context_truth(plot, table) for table in plot.truth]
     truth.append(verdicts.legal_truth(plot, most=2000, rng=np.random.default_rng([seed, 11])))
@@ -109,7 +123,9 @@ def inject_breaks(
             truth.append(harm(plot, rate=chosen[name], rng=rng))
     spans, more = _damaged_rows(_write_spans(plot), chosen, seed)
     rows = pl.concat([schema.conform(table, schema.TRUTH) for table in [*truth, *more]])
-    return _carry(traces, plot, spans), _only_exported(rows)
+    broken = _carry(traces, plot, spans)
+    metrics = pl.concat([broken.metrics, told])
+    return broken.with_tables(metrics=metrics), _only_exported(rows)
 
 
 def _damaged_rows(

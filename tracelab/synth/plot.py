@@ -32,6 +32,8 @@ class Plot:
         Ids as they will be written.
     lost : ndarray of int64
         0 for kept, else the number of the loss in `losses`.
+    tells : ndarray of bool
+        Spans whose SDK counts its own losses in metrics.
     """
 
     spans: pl.DataFrame
@@ -45,6 +47,7 @@ class Plot:
     boundary: npt.NDArray[np.str_]
     ids: pl.DataFrame
     lost: Ints
+    tells: Flags
     losses: list[tuple[str, str]] = field(default_factory=lambda: [("", "")])
     truth: list[pl.DataFrame] = field(default_factory=list)
 
@@ -111,6 +114,7 @@ def build_plot(traces: TraceSet) -> Plot:
         boundary=_boundaries(spans, up),
         ids=spans.select("trace_id", "span_id", "parent_span_id"),
         lost=np.zeros(n, np.int64),
+        tells=np.zeros(n, bool),
     )
 
 

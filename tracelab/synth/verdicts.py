@@ -9,6 +9,7 @@ import numpy.typing as npt
 import polars as pl
 
 from tracelab import schema
+from tracelab.synth.counts import TOLD_BY_COUNTS
 from tracelab.synth.plot import ENTRIES, Flags, Ints, Plot, take
 
 Words = npt.NDArray[np.str_]
@@ -24,7 +25,7 @@ def lost_truth(plot: Plot) -> pl.DataFrame:
     that was exported. What a sampler dropped is a sampling gap, at the orphan or at the call.
     Evidence of the cause is there where it shows at least three times in one operation (span
     never ended), process (queue, export, exit), service (sampling, missing instrumentation)
-    or at the edge.
+    or at the edge, and where the SDK that lost the span counted it in metrics.
     """
     kept = plot.lost == 0
     orphans = np.flatnonzero(kept & (plot.up >= 0))
@@ -55,6 +56,8 @@ def _loss_rows(
     seen = np.zeros(len(rows), bool) if shows is None else shows
     counts = np.bincount(group, weights=seen) if len(group) else np.zeros(1)
     wordless = _looks_like_a_silent_hop(plot, rows, gone, group) & (causes == "span_never_ended")
+    told = (counts[group] >= _SAME_PATTERN) & ~wordless if len(rows) else seen
+    told |= plot.tells[gone] & np.isin(causes, TOLD_BY_COUNTS)
     own = take(plot.ids, rows)
     parent = take(plot.ids, gone)
     ancestor = take(plot.ids, _kept_ancestor(plot, gone))
@@ -73,9 +76,7 @@ def _loss_rows(
             "service_name": services["service_name"],
             "detail": pl.Series(details, dtype=pl.String),
             "observable": pl.Series(seen),
-            "evidence_present": pl.Series(
-                seen & (counts[group] >= _SAME_PATTERN) & ~wordless if len(rows) else seen
-            ),
+            "evidence_present": pl.Series(seen & told),
         }
     )
 
