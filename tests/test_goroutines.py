@@ -3,7 +3,7 @@
 import gzip
 import json
 import tarfile
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import polars as pl
@@ -17,6 +17,8 @@ from tracelab.io import read_traces
 from tracelab.io.goroutines import GOROUTINES, read_goroutine_profile
 
 LAB = Path(__file__).resolve().parents[1] / "data" / "lab"
+HANGING = LAB.with_name("hanging")
+EPOCH = datetime.fromtimestamp(EPOCH_NS / 1e9, tz=UTC)
 AT = datetime.fromtimestamp(EPOCH_NS / 1e9 + 1, tz=UTC)
 
 DEBUG_2 = """goroutine 34 [sleep]:
@@ -194,12 +196,135 @@ def test_a_profile_without_a_time_leads_by_rare_names_and_less_surely(tmp_path):
     undated = read_goroutine_profile(tmp_path / "p.txt")
     built = Capture(sdk_language="go", service_name="shop")
     built.span(1, 1, kind="SERVER", name="GET /hang/{id}", duration=3000)
+    built.span(2, 2, kind="SERVER", name="GET /hang/{id}", start=9_000_000, duration=3000)
     best = first(match_goroutines(built.traces(), undated), 34)
     assert best["span_id"] == span_id(1)
     assert best["confidence"] <= 0.55
-    for other in range(2, 60):
-        built.span(other, other, kind="SERVER", name="GET /hang/{id}", duration=3)
+    for other in range(3, 60):
+        start = other * 100_000
+        built.span(other, other, kind="SERVER", name="GET /hang/{id}", start=start, duration=3000)
     assert match_goroutines(built.traces(), undated).is_empty()
+
+
+def test_the_moment_that_explains_the_profile_is_taken_for_its_time(tmp_path):
+    (tmp_path / "p.txt").write_text(DEBUG_2)
+    undated = read_goroutine_profile(tmp_path / "p.txt")
+    built = Capture(sdk_language="go", service_name="shop")
+    for other in range(2, 60):
+        start = other * 100_000
+        built.span(other, other, kind="SERVER", name="GET /hang/{id}", start=start, duration=3)
+    built.span(1, 1, kind="SERVER", name="GET /hang/{id}", start=777_000, duration=60_000)
+    best = first(match_goroutines(built.traces(), undated), 34)
+    assert best["span_id"] == span_id(1)
+    assert "seems to have been taken" in best["evidence"][0]
+    dated = read_goroutine_profile(tmp_path / "p.txt", time=EPOCH + timedelta(seconds=810))
+    assert best["confidence"] < first(match_goroutines(built.traces(), dated), 34)["confidence"]
+
+
+def test_a_goroutine_works_for_no_span_that_is_younger_than_its_wait(tmp_path):
+    text = DEBUG_2.replace("goroutine 34 [sleep]", "goroutine 34 [sleep, 2 minutes]")
+    built = Capture(sdk_language="go", service_name="shop")
+    built.span(1, 1, kind="SERVER", name="GET /hang/{id}", duration=200_000)
+    built.span(2, 2, kind="SERVER", name="GET /hang/{id}", start=170_000, duration=30_000)
+    (tmp_path / "p.txt").write_text(text)
+    taken = read_goroutine_profile(tmp_path / "p.txt", time=EPOCH + timedelta(seconds=180))
+    found = match_goroutines(built.traces(), taken).filter(pl.col("goroutine_id") == 34)
+    assert found["span_id"].to_list() == [span_id(1)]
+
+
+PANICS = "".join(
+    f"""2026/11/23 07:35:1{n} http: panic serving 127.0.0.1:5606{n}: stock {n % 2} divided by zero
+goroutine {number} [running]:
+net/http.(*conn).serve.func1()
+\t/usr/local/go/src/net/http/server.go:1897 +0xbd
+panic({{0xb8fd80?, 0x139a3c0?}})
+\t/usr/local/go/src/runtime/panic.go:860 +0x13a
+main.burn({{0x7b0c58?, 0xc0000b2000?}}, 0x0)
+\t/src/ladder.go:88 +0x1d
+created by net/http.(*Server).Serve in goroutine 1
+\t/usr/local/go/src/net/http/server.go:3285 +0x4b4
+"""
+    for n, number in enumerate([90, 41, 77, 42])
+)
+
+
+def test_panics_lead_by_their_text_and_order_to_the_spans_they_passed_first(tmp_path):
+    (tmp_path / "panics.log").write_text(PANICS)
+    profile = read_goroutine_profile(tmp_path / "panics.log")
+    assert profile["panic"].to_list() == [f"stock {n} divided by zero" for n in (0, 1, 0, 1)]
+    built = Capture(sdk_language="go", service_name="shop")
+    for n in range(4):
+        built.span(n + 1, 10 + n, kind="SERVER", name="GET /x", start=n * 1000, duration=5)
+        built.span(n + 1, 20 + n, 10 + n, name="divide", start=n * 1000 + 1, duration=2)
+        for span in (10 + n, 20 + n):
+            built.event(
+                n + 1,
+                span,
+                exception_type="*errors.errorString",
+                exception_message=f"stock {n % 2} divided by zero",
+            )
+    best = match_goroutines(built.traces(), profile).filter(pl.col("candidate") == 1)
+    assert best["span_id"].to_list() == [span_id(20 + n) for n in range(4)]
+    assert best["confidence"].max() <= 0.5  # two panics of one text share it
+
+
+def test_a_request_that_waits_for_a_worker_is_not_where_the_worker_is(tmp_path):
+    text = (
+        DEBUG_2.replace("main.hang(", "main.ship(")
+        + "\ngoroutine 50 [chan receive]:\nmain.packParcel(0x1)\n\t/src/main.go:9 +0x1\n"
+        + "main.worker()\n\t/src/main.go:3 +0x1\n"
+    )
+    built = Capture(sdk_language="go", service_name="shop")
+    built.span(1, 1, kind="SERVER", name="GET /shipments/{id}", duration=3000)
+    built.span(1, 2, 1, name="pack parcel", start=1, duration=2990)
+    matches = match_goroutines(built.traces(), profile(tmp_path, text))
+    assert first(matches, 34)["span_id"] == span_id(1)
+    assert first(matches, 50)["span_id"] == span_id(2)
+
+
+def test_a_request_that_no_word_tells_is_found_by_elimination(tmp_path):
+    text = DEBUG_2.replace("net/http.HandlerFunc.ServeHTTP", "net/http.serverHandler.ServeHTTP")
+    built = Capture(sdk_language="go", service_name="shop")
+    built.span(1, 1, kind="SERVER", name="POST /v1", duration=3000)
+    best = first(match_goroutines(built.traces(), profile(tmp_path, text)), 34)
+    assert (best["span_id"], best["confidence"]) == (span_id(1), 0.35)
+    assert "no other goroutine is known" in best["evidence"][0]
+
+
+def test_goroutines_of_the_hanging_lab_lead_to_their_spans_with_and_without_ids():
+    folder = HANGING
+    if not (folder / "traces.pb.gz").is_file():
+        pytest.skip("the hanging requests of the lab are not here")
+    told = json.loads((folder / "truth.json").read_text())
+    traces = read_traces(str(folder / "traces.pb.gz"))
+    taken = datetime.fromtimestamp(told["taken"]["desk-debug2.txt"] / 1e9, tz=UTC)
+    stamp = pl.lit(taken).cast(pl.Datetime("ns", "UTC"))
+    right = (
+        traces.spans.filter(
+            pl.col("service_name") == "desk",
+            pl.col("start_time") <= stamp,
+            pl.col("end_time") >= stamp,
+        )
+        .sort("start_time")
+        .unique("task_id", keep="last")
+        .select(pl.col("task_id").cast(pl.Int64).alias("goroutine_id"), right="span_id")
+    )
+    goroutines = read_goroutine_profile(folder / "desk-debug2.txt.gz")
+    best = match_goroutines(traces, goroutines, time=taken, service="desk").filter(
+        pl.col("candidate") == 1
+    )
+    judged = right.join(best, on="goroutine_id", how="left")
+    assert judged.height > 40
+    assert (judged["right"] == judged["span_id"]).fill_null(value=False).all()
+    bare = traces.with_tables(
+        spans=traces.spans.with_columns(pl.lit(None, pl.String).alias("task_id"))
+    )
+    best = match_goroutines(bare, goroutines, service="desk").filter(pl.col("candidate") == 1)
+    names = traces.spans.select("span_id", "name")
+    judged = right.join(names, left_on="right", right_on="span_id").join(
+        best, on="goroutine_id", how="left"
+    )
+    assert (judged["name"] == judged["span_name"]).fill_null(value=False).mean() >= 0.9
 
 
 def test_an_id_counts_less_where_several_processes_count_theirs(tmp_path):

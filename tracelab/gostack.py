@@ -15,6 +15,10 @@ _LOCATION: Final = re.compile(r"^\s+(.*):(\d+)(?: \+0x[0-9a-f]+)?(?: [ a-z]+=.*)
 _MINUTES: Final = re.compile(r"^(\d+) minutes$")
 _CREATED: Final = "created by "
 _ANCESTOR: Final = re.compile(r"^\[originating from goroutine (\d+)\]:$")
+PANIC: Final = re.compile(
+    r"^(?:.*? http: panic serving [^ ]+: |(\s*)panic: |(fatal error): )(.*?)"
+    r"(?: \[recovered(?:, repanicked)?\])?$"
+)
 _ENDS: Final = re.compile(r"\s*$|exit status \d+$|(?:FAIL|ok  )\t")
 MAX_FRAMES: Final = 200
 
@@ -43,6 +47,8 @@ class Goroutine:
     creator_id: int | None = None
     ancestor: "Goroutine | None" = None
     complete: bool = True
+    panic: str | None = None
+    """What the line above a crash or a recovered panic says."""
 
 
 def read_header(line: str) -> Goroutine | None:
@@ -94,6 +100,7 @@ def parse_goroutines(
     current: Goroutine | None = None
     pending: tuple[str, bool, int | None] | None = None  # function, is creator, creator's id
     bad = False
+    said: str | None = None
 
     def finish() -> Goroutine | None:
         if top is None or (strict and bad):
@@ -108,7 +115,10 @@ def parse_goroutines(
     number = 0
     for number, line in enumerate(lines, start=1):
         header = read_header(line) if line.startswith("goroutine ") else None
-        if header is not None or (top is not None and _ENDS.match(line)):
+        panic = PANIC.match(line) if "panic" in line or line.startswith("fatal error: ") else None
+        if panic is not None:  # the last of several is the one that was not recovered
+            said = panic.group(3).strip()
+        if header is not None or (top is not None and (panic or _ENDS.match(line))):
             if pending is not None:
                 complain("file:line ref", number, line)
                 bad = True
@@ -118,6 +128,8 @@ def parse_goroutines(
             done = finish()
             if done is not None:
                 yield done
+            if header is not None:
+                header.panic, said = said, None
             top = current = header
             pending, bad = None, False
             continue

@@ -7,7 +7,15 @@ import polars as pl
 
 from tracelab import schema
 from tracelab.errors_chain.evidence import SPAN
-from tracelab.errors_chain.retries import attribute
+from tracelab.errors_chain.goroutine_evidence import (
+    by_elimination,
+    by_id,
+    by_labels,
+    by_panic,
+    by_words,
+    inwards,
+)
+from tracelab.errors_chain.goroutine_time import infer_time
 from tracelab.exceptions import ParameterError
 from tracelab.schema import ColumnType
 from tracelab.traceset import TraceSet
@@ -26,19 +34,8 @@ _COLUMNS: Final[dict[str, ColumnType]] = {
     "confidence": pl.Float64,
     "evidence": schema.TEXTS,
 }
+_MUCH_WEAKER: Final = 0.6
 _MATCHES: Final = pl.Schema(_COLUMNS)
-_FOREIGN: Final = (
-    r"^(?:runtime|net|net/http|internal/.*|sync|time|os|io|bufio|syscall|testing|reflect|context"
-    r"|database/sql|golang\.org/.*|google\.golang\.org/.*|go\.opentelemetry\.io/.*)[./]"
-)
-"""Packages that every goroutine passes through: their functions tell nothing."""
-
-_MAX_NESTED: Final = 16
-_MIN_WORD: Final = 4
-_RARE: Final = 50
-"""Most spans that a word may name to lead anywhere where the profile's time is not known."""
-
-_HEADER: Final = r"^goroutine (\d+) "
 
 
 def match_goroutines(
@@ -58,8 +55,10 @@ def match_goroutines(
     goroutines : pl.DataFrame
         What `read_goroutine_profile` gives.
     time : datetime, optional
-        When the profile was taken; else the profile's own time (texts have none); without
-        either, time gives no evidence, and the candidates are weak ones.
+        When the profile was taken; else the profile's own time (texts have none); else the
+        moment at which the open spans explain the profile best, if there is one such moment.
+        Without any, time gives no evidence, and the candidates are weak ones. The time of
+        the file is not asked: copies change it.
     service : str, optional
         The service whose profile it is; else all Go services come in question, and as ids
         of goroutines are counted from 1 in every process, one id leads to all of them.
@@ -84,12 +83,12 @@ def match_goroutines(
     if top < 1:
         raise ParameterError(f"top is {top}; at least 1 candidate is needed")
     schema.require_columns(goroutines, _NEEDED, name="goroutines")
-    numbered = goroutines.with_row_index("goroutine").with_columns(
-        pl.col("goroutine").cast(pl.Int64)
-    )
     spans = _spans(traces, service)
     callers = _callers(traces, service)
-    taken = time if time is not None else _own_time(goroutines)
+    known = time if time is not None else _own_time(goroutines)
+    numbered = _number(goroutines)
+    taken = known if known is not None else infer_time(numbered, spans)
+    guessed = known is None
     if taken is not None:
         moment = (
             pl.lit(taken).cast(schema.TIME)
@@ -98,21 +97,28 @@ def match_goroutines(
         )
         open_then = (pl.col("start_time") <= moment) & (pl.col("end_time") >= moment)
     else:
-        open_then = pl.lit(None, pl.Boolean)
+        moment, open_then = pl.lit(None, schema.TIME), pl.lit(None, pl.Boolean)
     spans, callers = (part.with_columns(open_then.alias("open")) for part in (spans, callers))
-    found = pl.concat(
+    numbered = numbered.with_columns(moment.alias("moment"))
+    certain = pl.concat(
         [
-            _by_id(numbered, spans, traces),
-            _by_labels(numbered, spans),
-            _inwards(_by_words(numbered, spans), spans),
-            # a request that never ended left no span: its caller may have
-            _by_words(numbered, callers).with_columns(
-                pl.col("strength") * 0.7,
-                pl.concat_str("why", pl.lit("; the calling side, its server span is not there")),
-            ),
+            by_id(numbered, spans, traces),
+            by_panic(numbered, spans, traces),
+            by_labels(numbered, spans),
         ]
     )
-    return _rank(found, numbered, pl.concat([spans, callers]), top)
+    alike = by_words(numbered, spans, guessed=guessed)
+    # a request that never ended left no span: its caller may have
+    calling = by_words(numbered, callers, guessed=guessed).with_columns(
+        pl.col("strength") * 0.7,
+        pl.concat_str("why", pl.lit("; the calling side, its server span is not there")),
+    )
+    some = pl.concat([certain, alike, calling])
+    left = by_elimination(numbered, spans, some)
+    deeper = inwards(pl.concat([alike, left]), spans, claims=alike, goroutines=numbered)
+    found = pl.concat([certain, deeper, calling])
+    told = pl.concat([spans, callers]).unique(SPAN, keep="first", maintain_order=True)
+    return _rank(found, numbered, told, top)
 
 
 def compare_goroutines(before: pl.DataFrame, after: pl.DataFrame) -> pl.DataFrame:
@@ -155,6 +161,18 @@ def compare_goroutines(before: pl.DataFrame, after: pl.DataFrame) -> pl.DataFram
     )
 
 
+def _number(goroutines: pl.DataFrame) -> pl.DataFrame:
+    """Give each row its number, and the columns that an older profile may lack."""
+    panic = [] if "panic" in goroutines.columns else [pl.lit(None, pl.String).alias("panic")]
+    return (
+        goroutines.with_row_index("goroutine")
+        .with_columns(pl.col("goroutine").cast(pl.Int64), *panic)
+        .with_columns(
+            pl.duration(minutes=pl.col("wait_minutes").fill_null(0), time_unit="ns").alias("waited")
+        )
+    )
+
+
 def _own_time(goroutines: pl.DataFrame) -> datetime | None:
     if "time" not in goroutines.columns:
         return None
@@ -170,13 +188,11 @@ def _spans(traces: TraceSet, service: str | None) -> pl.DataFrame:
 
 
 def _callers(traces: TraceSet, service: str | None) -> pl.DataFrame:
-    """Client spans of other services that have no child: whom they called is not exported."""
+    """Client spans that have no child: whom they called is not exported."""
     called = traces.spans.select("trace_id", pl.col("parent_span_id").alias("span_id"))
-    other = (
-        pl.col("service_name").ne_missing(pl.lit(service))
-        if service is not None
-        else pl.col("sdk_language").fill_null("go") != "go"
-    )
+    other = pl.lit(value=True)
+    if service is not None:
+        other = pl.col("service_name").ne_missing(pl.lit(service))
     return (
         traces.spans.filter(other, pl.col("kind") == "CLIENT")
         .unique(SPAN, keep="first", maintain_order=True)
@@ -184,182 +200,10 @@ def _callers(traces: TraceSet, service: str | None) -> pl.DataFrame:
     )
 
 
-def _by_id(goroutines: pl.DataFrame, spans: pl.DataFrame, traces: TraceSet) -> pl.DataFrame:
-    """Join on the goroutine's id, from an attribute or from the header of a recorded stack."""
-    stated = spans.select(*SPAN, pl.col("task_id").cast(pl.Int64, strict=False).alias("id"))
-    recorded = (
-        traces.events.select(
-            *SPAN, pl.col("exception_stacktrace").str.extract(_HEADER, 1).cast(pl.Int64).alias("id")
-        )
-        .filter(pl.col("id").is_not_null())
-        .join(spans.select(SPAN), on=SPAN, how="semi")
-    )
-    ids = pl.concat([stated.filter(pl.col("id").is_not_null()), recorded]).unique()
-    opened = spans.select(*SPAN, "open")
-    processes = max(1, spans.select("service_name", "service_instance_id").n_unique())
-    # a server's goroutine takes one request after the other: without a time, any of them
-    strength = pl.when(pl.col("open")).then(0.97).otherwise(0.4) / processes
-    why = pl.format("the span ran on goroutine {}", "goroutine_id")
-    if processes > 1:
-        why = pl.format("{} of one of {} processes", why, pl.lit(processes))
-    return (
-        goroutines.filter(pl.col("goroutine_id").is_not_null())
-        .join(ids, left_on="goroutine_id", right_on="id", how="inner")
-        .join(opened, on=SPAN, how="left")
-        # ids are never used twice in one process: a span that was over cannot be meant
-        .filter(pl.col("open").fill_null(value=True))
-        .select(
-            "goroutine",
-            *SPAN,
-            strength.alias("strength"),
-            why.alias("why"),
-        )
-    )
-
-
-def _by_labels(goroutines: pl.DataFrame, spans: pl.DataFrame) -> pl.DataFrame:
-    """Join on pprof labels that hold a span id, a trace id or a request id."""
-    values = (
-        goroutines.filter(pl.col("labels").is_not_null())
-        .select(
-            "goroutine",
-            pl.col("labels").str.extract_all(r'"(?:[^"\\]|\\.)*"').alias("label"),
-        )
-        .explode("label")
-        .with_columns(pl.col("label").str.strip_chars('"').str.to_lowercase())
-        .filter(pl.col("label").str.len_bytes() >= 6)
-    )
-    parts = []
-    for column, strength in (("span_id", 0.99), ("trace_id", 0.9), ("request_id", 0.85)):
-        keyed = spans.select(
-            pl.col("trace_id"),
-            pl.col("span_id"),
-            "open",
-            pl.col(column).str.to_lowercase().alias("label"),
-        ).filter(pl.col("label").is_not_null())
-        parts.append(
-            values.join(keyed, on="label", how="inner")
-            .filter(pl.col("open").fill_null(value=True) | (column == "span_id"))
-            .select(
-                "goroutine",
-                *SPAN,
-                pl.lit(strength).alias("strength"),
-                pl.lit(f"a pprof label holds the {column.replace('_', ' ')}").alias("why"),
-            )
-        )
-    return pl.concat(parts)
-
-
-def _by_words(goroutines: pl.DataFrame, spans: pl.DataFrame) -> pl.DataFrame:
-    """Join functions to spans by words of their names, rare words counting more.
-
-    Only spans that were open when the profile was taken come in question; where that time
-    is not known, only words that few spans have.
-    """
-    nothing = pl.DataFrame(
-        schema={
-            "goroutine": pl.Int64,
-            "trace_id": pl.String,
-            "span_id": pl.String,
-            "strength": pl.Float64,
-            "why": pl.String,
-        }
-    )
-    opened = spans.filter(pl.col("open").fill_null(value=True))
-    if opened.is_empty():
-        return nothing
-    functions = (
-        goroutines.select("goroutine", "functions")
-        .explode("functions")
-        .filter(~pl.col("functions").str.contains(_FOREIGN))
-    )
-    mine = _words(functions, pl.col("functions").str.extract(r"([^/]*)$", 1), ["goroutine"])
-    told = pl.concat_str(
-        "name", "http_route", "rpc_method", _path(), separator=" ", ignore_nulls=True
-    )
-    theirs = _words(opened, told, SPAN)
-    if mine.is_empty() or theirs.is_empty():
-        return nothing
-    weight = theirs.group_by("word").agg(
-        (1.0 / pl.len()).alias("weight"), pl.len().alias("spans_named")
-    )
-    timed = pl.col("open").fill_null(value=False)
-    return (
-        mine.join(theirs, on="word", how="inner")
-        .join(weight, on="word")
-        .join(opened.select(*SPAN, "open"), on=SPAN)
-        .filter(timed | (pl.col("spans_named") <= _RARE))
-        .group_by("goroutine", *SPAN)
-        .agg(pl.col("weight").sum(), pl.col("word").unique().sort(), timed.first().alias("timed"))
-        .select(
-            "goroutine",
-            *SPAN,
-            (pl.when("timed").then(0.55).otherwise(0.25) + 0.3 * pl.col("weight").clip(0, 1)).alias(
-                "strength"
-            ),
-            pl.format(
-                "{} named alike: {}",
-                pl.when("timed").then(pl.lit("open then, and")).otherwise(pl.lit("at any time,")),
-                pl.col("word").list.join(", "),
-            ).alias("why"),
-        )
-    )
-
-
-def _inwards(found: pl.DataFrame, spans: pl.DataFrame) -> pl.DataFrame:
-    """Go from a request that was open to the one span within it that was open, too."""
-    opened = spans.filter(pl.col("open").fill_null(value=False))
-    only = (
-        opened.group_by("trace_id", "parent_span_id", "service_name", "service_instance_id")
-        .agg(pl.col("span_id").first().alias("inner"), pl.len().alias("n"))
-        .filter(pl.col("n") == 1)
-    )
-    steps = opened.select(*SPAN, "service_name", "service_instance_id").join(
-        only,
-        left_on=[*SPAN, "service_name", "service_instance_id"],
-        right_on=["trace_id", "parent_span_id", "service_name", "service_instance_id"],
-        nulls_equal=True,
-    )
-    levels = [found]
-    for _ in range(_MAX_NESTED):
-        deeper = levels[-1].join(steps.select(*SPAN, "inner"), on=SPAN, how="inner")
-        if deeper.is_empty():
-            break
-        levels.append(
-            deeper.with_columns(
-                pl.col("inner").alias("span_id"),
-                pl.col("strength") * 0.95,
-                pl.concat_str(
-                    pl.lit("the one span open within another: "),
-                    pl.col("why").str.strip_prefix("the one span open within another: "),
-                ).alias("why"),
-            ).drop("inner")
-        )
-    return pl.concat(levels)
-
-
-def _path() -> pl.Expr:
-    return pl.coalesce(attribute("url.path"), attribute("url.full"), attribute("http.url"))
-
-
-def _words(table: pl.DataFrame, text: pl.Expr, key: list[str]) -> pl.DataFrame:
-    return (
-        table.select(*key, text.str.replace_all(r"([a-z0-9])([A-Z])", "$1 $2").alias("text"))
-        .with_columns(pl.col("text").str.to_lowercase().str.extract_all(r"[a-z]+").alias("word"))
-        .explode("word")
-        .filter(
-            pl.col("word").str.len_bytes() >= _MIN_WORD,
-            ~pl.col("word").is_in(["main", "func", "handler", "serve", "http", "server"]),
-        )
-        .select(*key, "word")
-        .unique()
-    )
-
-
 def _rank(
     found: pl.DataFrame, goroutines: pl.DataFrame, spans: pl.DataFrame, top: int
 ) -> pl.DataFrame:
-    """Order candidates: strongest evidence, then the innermost span that was open."""
+    """Order candidates: the innermost, strongest evidence, then what had been open longest."""
     if found.is_empty():
         return schema.empty(_MATCHES)
     told = spans.select(
@@ -378,25 +222,31 @@ def _rank(
         )
         .join(told, on=SPAN, how="inner")
     )
-    # of one goroutine's nested spans the innermost is where it stands
-    inner = merged.select(
-        "goroutine", "trace_id", pl.col("parent_span_id").alias("span_id")
-    ).unique()
-    merged = merged.join(
-        inner.with_columns(pl.lit(value=True).alias("outer")),
-        on=["goroutine", *SPAN],
-        how="left",
-    ).with_columns(pl.col("outer").fill_null(value=False))
-    ordered = merged.sort(
-        "goroutine",
-        "outer",
-        "strength",
-        "start_time",
-        "span_id",
-        descending=[False, False, True, True, False],
-    ).with_columns(
-        (pl.int_range(pl.len(), dtype=pl.Int64).over("goroutine") + 1).alias("candidate"),
-        pl.len().over("goroutine", "outer", pl.col("strength").round(3)).alias("ties"),
+    # of one goroutine's nested spans the innermost is where it stands, unless the evidence
+    # for it is much weaker: it may be another goroutine's
+    inner = merged.group_by("goroutine", "trace_id", pl.col("parent_span_id").alias("span_id")).agg(
+        pl.col("strength").max().alias("inner_strength")
+    )
+    merged = merged.join(inner, on=["goroutine", *SPAN], how="left").with_columns(
+        (pl.col("inner_strength") >= _MUCH_WEAKER * pl.col("strength"))
+        .fill_null(value=False)
+        .alias("outer")
+    )
+    ordered = (
+        _in_order(merged, goroutines)
+        .sort(
+            "goroutine",
+            "outer",
+            pl.col("strength").round(3),
+            "in_order",
+            "start_time",
+            "span_id",
+            descending=[False, False, True, True, False, False],
+        )
+        .with_columns(
+            (pl.int_range(pl.len(), dtype=pl.Int64).over("goroutine") + 1).alias("candidate"),
+            pl.len().over("goroutine", "outer", pl.col("strength").round(3)).alias("ties"),
+        )
     )
     share = pl.col("strength") / pl.col("ties")
     confidence = pl.when("outer").then(share.clip(0, 0.3)).otherwise(share)
@@ -414,4 +264,55 @@ def _rank(
         .with_columns(confidence.round(4).alias("confidence"))
         .select(list(_MATCHES))
         .sort("goroutine", "candidate")
+    )
+
+
+def _in_order(merged: pl.DataFrame, goroutines: pl.DataFrame) -> pl.DataFrame:
+    """Pair goroutines of one stack with as many spans that tie, first with first.
+
+    Ids of goroutines grow, and panics are printed one after the other: the order is some
+    evidence where nothing else tells them apart, and changes no confidence.
+    """
+    nothing = pl.lit(value=False)
+    best = merged.filter(
+        ~pl.col("outer"),
+        pl.col("strength").round(3)
+        == pl.col("strength").round(3).filter(~pl.col("outer")).max().over("goroutine"),
+    )
+    rows = goroutines.filter(pl.col("goroutine_id").is_not_null()).select(
+        "goroutine",
+        pl.concat_str(pl.col("functions").list.join(" < "), pl.col("panic").fill_null("")).alias(
+            "stack"
+        ),
+        pl.when(pl.col("panic").is_null())
+        .then("goroutine_id")
+        .otherwise("goroutine")
+        .alias("place"),
+    )
+    tied = best.join(rows, on="goroutine", how="inner")
+    spans = tied.select("stack", *SPAN, "start_time").unique()
+    paired = (
+        rows.join(tied.select("goroutine").unique(), on="goroutine", how="semi")
+        .with_columns(
+            pl.col("place").rank("ordinal").over("stack").alias("rank"),
+            pl.len().over("stack").alias("n"),
+        )
+        .join(
+            spans.with_columns(
+                pl.struct("start_time", "span_id").rank("ordinal").over("stack").alias("rank"),
+                pl.len().over("stack").alias("n"),
+            ),
+            on=["stack", "rank", "n"],
+            how="inner",
+        )
+        .filter(pl.col("n") > 1)
+        .select("goroutine", *SPAN, "n", pl.lit(value=True).alias("in_order"))
+    )
+    order = pl.format("in the order of {} alike", "n")
+    return merged.join(paired, on=["goroutine", *SPAN], how="left").with_columns(
+        pl.col("in_order").fill_null(nothing),
+        pl.when(pl.col("in_order").fill_null(nothing))
+        .then(pl.concat_list("evidence", order))
+        .otherwise("evidence")
+        .alias("evidence"),
     )

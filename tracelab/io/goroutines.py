@@ -26,6 +26,7 @@ _COLUMNS: Final[dict[str, ColumnType]] = {
     "created_by": pl.String,
     "created_by_id": pl.Int64,
     "labels": pl.String,
+    "panic": pl.String,
     "time": pl.Datetime("ns", "UTC"),
     "source": pl.String,
 }
@@ -110,6 +111,7 @@ def _row(one: Goroutine) -> dict[str, Any]:
         "created_by": one.created_by.function if one.created_by else None,
         "created_by_id": one.creator_id,
         "labels": json.dumps(one.labels, sort_keys=True) if one.labels else None,
+        "panic": one.panic,
     }
 
 

@@ -10,7 +10,7 @@ from typing import Final
 
 from tracelab.errors_chain.chain import Chain, Frame, Link
 from tracelab.errors_chain.languages.go_verbose import parse_verbose
-from tracelab.gostack import HEADER, parse_goroutines
+from tracelab.gostack import HEADER, PANIC, parse_goroutines
 
 MARK: Final = re.compile(
     r"^goroutine \d+ .*\[.*\]:$|^\t\S+\.go:\d+(?: |$)|^  \| \s+\S+\.go:\d+$"
@@ -49,10 +49,6 @@ WRAPPER_TYPES: Final = frozenset(
 TEXT_TYPES: Final = frozenset({"*errors.errorString", "*errors.fundamental", "*fmt.fmtError"})
 """Types that hold nothing but a text."""
 
-_PANIC: Final = re.compile(
-    r"^(?:.*? http: panic serving [^ ]+: |(\s*)panic: |(fatal error): )(.*?)"
-    r"(?: \[recovered(?:, repanicked)?\])?$"
-)
 _MACHINERY: Final = (
     "go.opentelemetry.io/otel/sdk/trace.",
     "runtime/debug.Stack",
@@ -91,7 +87,7 @@ def _panics(lines: list[str]) -> Chain:
     """Read panic lines, the newest last: a panic during a panic names both."""
     found: list[Link] = []
     for line in lines:
-        match = _PANIC.match(line)
+        match = PANIC.match(line)
         if match is not None:
             found.append(Link("head", None, match.group(2) or "panic", match.group(3).strip()))
         elif found and line.strip() and not line.startswith(("[signal", "\t", " ")):
