@@ -219,10 +219,12 @@ def _hops(skeleton: Skeleton, missing: Missing, case: Case) -> None:
         ],
         "no caller of this service stands in the capture",
     )
+    # What strikes now and then cannot be why a caller is never there.
+    never = remote & (held_op[op] == 0) & (lost_op[op] >= 3)
     case.put(
         "uninstrumented_hop",
-        remote & (held_op[op] == 0) & (lost_op[op] >= 3),
-        12.0,
+        never,
+        np.minimum(4.0 * lost_op[op][never], 120.0),
         "no caller of this operation stands in the capture",
     )
     case.put(
@@ -328,16 +330,16 @@ def _failed_traces(skeleton: Skeleton) -> Bools:
 _GAPS: Final = tuple(
     (company, wide, overflow, failure, words)
     for company, words, weights in (
-        (ALONE, "its process exported nothing while it ended", ((1.5, 1.5), (0.7, 10.0))),
+        (ALONE, "its process exported nothing while it ended", ((1.5, 1.5), (0.7, 20.0))),
         (
             CLOSE_BY,
             "its process lost all spans for a while, and again soon after or before",
-            ((3.0, 1.2), (4.0, 1.5)),
+            ((3.0, 1.0), (3.0, 2.8)),
         ),
         (
             BETWEEN,
             "its process lost all spans for a while, again and again",
-            ((5.0, 1.2), (12.0, 0.8)),
+            ((4.0, 2.0), (4.0, 2.0)),
         ),
         (
             STEADY,
@@ -365,7 +367,7 @@ def _exports(skeleton: Skeleton, missing: Missing, lifetimes: Lifetimes, case: C
     case.put(
         "queue_overflow",
         burst & ~gaps.found & inside,
-        5.0,
+        1.5,
         "its process lost spans of several operations in a short time, and exported others",
     )
 

@@ -1,5 +1,6 @@
 """When processes lived, fell silent, or lost spans in bursts."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final
 
@@ -13,6 +14,9 @@ from tracelab.structure.skeleton import Bools, Ints, Skeleton
 SILENT: Final = 15.0
 """Spans that a process would have ended, at its own pace, while it was silent: at 15 the chance
 that it just had nothing to do is below one in a million."""
+
+CLOCK_NS: Final = 50_000_000
+"""What the clocks of two hosts of one site may differ by at worst, corrected ones among them."""
 
 EXPORT_DELAY_NS: Final = 6_000_000_000
 """Batch processors send every 5 s by default (OpenTelemetry specification): a process that is
@@ -84,7 +88,7 @@ def find_lifetimes(skeleton: Skeleton, missing: Missing) -> Lifetimes:
 
 
 def process_table(skeleton: Skeleton) -> pl.DataFrame:
-    """Tell when each process ended its first and last span, and whether it went away.
+    """Tell when each process began and ended its spans, and whether it went away.
 
     Parameters
     ----------
@@ -94,7 +98,8 @@ def process_table(skeleton: Skeleton) -> pl.DataFrame:
     Returns
     -------
     pl.DataFrame
-        process, service, first, last (nanoseconds), spans, exited, replaced.
+        process, service, start (of the first span), first and last (end), spans, exited,
+        replaced.
 
     Raises
     ------
@@ -139,15 +144,17 @@ def process_table(skeleton: Skeleton) -> pl.DataFrame:
     )
     replaced = pl.col("process").is_in(later["process"].unique().implode())
     return table.with_columns(replaced=replaced, exited=pl.col("gone") | replaced).drop(
-        "gone", "host", "start"
+        "gone", "host"
     )
 
 
 def likely_processes(skeleton: Skeleton, missing: Missing) -> Ints:
-    """Guess the process of each missing span whose service has several: the most silent one.
+    """Guess the process of each missing span whose service has several.
 
     Of the processes that had begun when the span did and had not long stopped, the one whose
-    own gap around the span's end is widest, measured by its pace.
+    own gap around the span's end is widest, measured by its pace. A process that took part in
+    the trace otherwise is taken, unless another one died just before the span would have been
+    sent.
 
     Parameters
     ----------
@@ -168,14 +175,17 @@ def likely_processes(skeleton: Skeleton, missing: Missing) -> Ints:
     """
     process = missing.process.copy()
     table = process_table(skeleton)
+    several = table.filter(pl.len().over("service") > 1)
     middle = (missing.end_low + missing.end_high) // 2
     begun = skeleton.start[missing.row]
-    for service in np.unique(missing.service[(process < 0) & (missing.service >= 0)]):
-        mine = np.flatnonzero((process < 0) & (missing.service == service))
+    asked = ~missing.local & (missing.service >= 0)
+    for service, mine in _groups(missing.service, asked):
         best = np.full(mine.size, -1.0)
-        for code, first, last, spans in (
-            table.filter(pl.col("service") == service)
-            .select("process", "first", "last", "spans")
+        known = process[mine] >= 0
+        rivals = several if known.all() else table
+        for code, start, first, last, spans, exited in (
+            rivals.filter(pl.col("service") == service)
+            .select("process", "start", "first", "last", "spans", "exited")
             .rows()
         ):
             ends = ends_of(skeleton, code)
@@ -183,11 +193,21 @@ def likely_processes(skeleton: Skeleton, missing: Missing) -> Ints:
             before = np.where(at > 0, ends[np.maximum(at - 1, 0)], first)
             after = np.where(at < ends.size, ends[np.minimum(at, ends.size - 1)], before + 2**40)
             silence = (after - before) / max((last - first) / max(spans, 1), 1.0)
-            alive = (begun[mine] >= first - 10**9) & (begun[mine] <= last + EXPORT_DELAY_NS)
-            better = alive & (silence > best)
+            alive = (begun[mine] >= start - CLOCK_NS) & (begun[mine] <= last + EXPORT_DELAY_NS)
+            died = exited & (middle[mine] > last) & (middle[mine] <= last + EXPORT_DELAY_NS)
+            better = alive & (silence > best) & (~known | died)
             best[better] = silence[better]
             process[mine[better]] = code
     return process
+
+
+def _groups(codes: Ints, where: Bools) -> Iterator[tuple[int, Ints]]:
+    """Give the entries of each code, of those where it is asked."""
+    entries = np.flatnonzero(where)
+    entries = entries[np.argsort(codes[entries], kind="stable")]
+    distinct, begin = np.unique(codes[entries], return_index=True)
+    if distinct.size:
+        yield from zip(distinct.tolist(), np.split(entries, begin[1:]), strict=True)
 
 
 def bursts_of_loss(skeleton: Skeleton, missing: Missing) -> Bools:
