@@ -4,7 +4,8 @@
 same process, is the loop one would write: the same parser called once per event, timed
 over 20,000 events and scaled. ``--goroutines FOLDER...`` scores the matches of goroutines in
 folders that ``python -m tests.lab.hanging`` made, ``--generations CAPTURE...`` prints one
-table of what each generation of Go's SDK recorded and what tracelab says of it.
+table of what each generation of Go's SDK recorded and what tracelab says of it, and
+``--headers CAPTURE...`` scores what became of headers in captures with ``headers.jsonl.gz``.
 """
 
 import argparse
@@ -19,6 +20,7 @@ from pathlib import Path
 import polars as pl
 
 from tracelab import schema
+from tracelab.audits import audit_headers, find_mixed_tenants, find_retry_groups
 from tracelab.errors_chain import (
     audit_errors,
     find_error_hops,
@@ -301,15 +303,41 @@ def _cases(folder):
     )
 
 
+def score_headers(captures):
+    """Hold every judged hop against what the services say they were sent and received."""
+    score = Counter()
+    for folder in captures:
+        traces = read_traces(str(folder))
+        truth = pl.read_ndjson(folder / "headers.jsonl.gz", infer_schema_length=None)
+        told = audit_headers(traces).select(
+            "key", "trace_id", pl.col("child_span_id").alias("span_id"), said="verdict"
+        )
+        judged = truth.filter("observable").join(
+            told, on=["key", "trace_id", "span_id"], how="left"
+        )
+        for row in judged.iter_rows(named=True):
+            shown = "shows it" if row["evidence_present"] else "does not show it"
+            score[row["key"], row["verdict"], shown, row["said"] or "no row"] += 1
+        score["retry groups", "", "", ""] += find_retry_groups(traces).height
+        score["mixed tenants", "", "", ""] += find_mixed_tenants(traces).height
+    print("| header | what happened | the sender's span | said | hops |")
+    print("|---|---|---|---|---|")
+    for key, n in sorted(score.items()):
+        print(f"| {' | '.join(key)} | {n} |")
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("events", type=int, nargs="?", default=1_000_000)
     parser.add_argument("stacks", type=int, nargs="?", default=10_000)
     parser.add_argument("--goroutines", type=Path, nargs="+")
     parser.add_argument("--generations", type=Path, nargs="+")
+    parser.add_argument("--headers", type=Path, nargs="+")
     chosen = parser.parse_args()
     if chosen.goroutines:
         score_goroutines(chosen.goroutines)
+    elif chosen.headers:
+        score_headers(chosen.headers)
     elif chosen.generations:
         tell_generations(chosen.generations)
     else:

@@ -68,6 +68,29 @@ def test_a_header_that_the_receiver_captures_elsewhere_is_lost():
     assert verdict(built.traces(), "x-tenant-id", 2) == ["kept"]
 
 
+def test_a_value_set_anew_for_each_attempt_is_not_called_changed():
+    built = Capture()
+    built.span(1, 1, kind="SERVER", service="front", duration=90)
+    built.span(1, 2, 1, service="front", attributes=headers(x__request__id='["try-1"]'))
+    for attempt in (0, 1):
+        at = 10 + attempt * 30
+        built.span(1, 10 + attempt, 2, kind="CLIENT", service="front", start=at, duration=20)
+        built.span(
+            1,
+            20 + attempt,
+            10 + attempt,
+            kind="SERVER",
+            service="back",
+            start=at + 1,
+            attributes=headers(x__request__id=f'["try-{attempt}"]'),
+        )
+    table = audit_headers(built.traces()).filter(pl.col("key") == "x-request-id")
+    assert table.select("received", "verdict").rows() == [
+        ("try-0", "not_captured"),
+        ("try-1", "kept"),
+    ]
+
+
 def test_an_empty_captured_array_is_no_value():
     built = hop(headers(x__tenant__id="[]"), headers(x__tenant__id='["a"]'))
     hop(headers(x__tenant__id='["b"]'), headers(x__tenant__id='["b"]'), number=2, built=built)

@@ -155,6 +155,10 @@ def _follow(
         _SPAN, keep="first", maintain_order=True
     )
     sent = _effective(own, up, crossing)
+    # an ancestor shows one value for all calls below it: where one call brought another value
+    # and one brought this, it was set anew between them
+    below = pl.col("holder").ne_missing(pl.col("parent_span_id"))
+    one_kept = (pl.col("sent") == pl.col("received")).any().over("trace_id", "holder")
     received = own.select(
         "trace_id", pl.col("span_id").alias("child_span_id"), pl.col("value").alias("received")
     )
@@ -168,6 +172,8 @@ def _follow(
         .with_columns(
             pl.when(here == there)
             .then(pl.lit("kept"))
+            .when(here.is_not_null() & there.is_not_null() & below & one_kept)
+            .then(pl.lit("not_captured"))
             .when(here.is_not_null() & there.is_not_null())
             .then(pl.lit("changed"))
             .when(there.is_null() & pl.col("child_service").is_in(seen))
@@ -196,7 +202,7 @@ def _effective(own: pl.DataFrame, up: pl.DataFrame, crossing: pl.DataFrame) -> p
     for _ in range(_MAX_LEVELS):
         if at.is_empty():
             break
-        parts.append(at.join(values, on=["trace_id", "at"], how="inner").drop("at"))
+        parts.append(at.join(values, on=["trace_id", "at"], how="inner").rename({"at": "holder"}))
         at = (
             at.join(values, on=["trace_id", "at"], how="anti")
             .join(local, on=["trace_id", "at"], how="inner")
@@ -204,7 +210,7 @@ def _effective(own: pl.DataFrame, up: pl.DataFrame, crossing: pl.DataFrame) -> p
             .rename({"next": "at"})
         )
     empty = pl.DataFrame(
-        schema={"trace_id": pl.String, "parent_span_id": pl.String, "sent": pl.String}
+        schema=dict.fromkeys(("trace_id", "parent_span_id", "holder", "sent"), pl.String)
     )
     return pl.concat([empty, *parts])
 
