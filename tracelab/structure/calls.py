@@ -13,6 +13,7 @@ from typing import Final
 
 import numpy as np
 
+from tracelab.structure.assignment import draw_contested
 from tracelab.structure.laws import Law, association_marginals, pair_ranges
 from tracelab.structure.skeleton import Floats, Ints, Skeleton
 
@@ -285,6 +286,7 @@ def answer(
         )
     natural = 0.5 if natural_rate is None else natural_rate
     marginal = np.zeros(pairs.callee.size)
+    held = np.full(n, -1)
     for step in range(rounds):
         rate_ns = natural * n if natural_rate is not None else max(natural * n, 0.5)
         log_weight = _log_weights(beliefs, pairs, own, agreement) - np.log(rate_ns / observed_ns)
@@ -296,8 +298,17 @@ def answer(
             rounds=20 if step < rounds - 1 else 80,
         )
         change = float(np.abs(new - marginal).max())
-        marginal = new
-        if step and change < 1e-3:
+        settled = step == rounds - 1 or (step > 0 and change < 1e-3)
+        marginal = draw_contested(
+            pairs.callee,
+            caller_number,
+            exclusive,
+            log_weight,
+            new,
+            held,
+            rounds=400 if settled else 40,
+        )
+        if settled:
             break
         if natural_rate is None:
             natural = 1.0 - min(float(marginal.sum()) / n, 1.0)
