@@ -200,7 +200,7 @@ def test_a_torn_document_keeps_the_spans_that_are_whole():
     got = read(data[:cut])
     assert got.spans.height == 2
     assert got.rejects.height == 1
-    assert "without its end" in got.rejects["reason"][0]
+    assert "cut off after" in got.rejects["reason"][0]
 
 
 def test_a_document_behind_a_torn_one_is_found():
@@ -465,3 +465,21 @@ def test_small_and_compressed_files_are_not_cut(tmp_path):
     assert split_source(path, part_bytes=1 << 20) == []
     path.write_bytes(gzip.compress(b"".join(lines_of(*FIVE))))
     assert split_source(path, part_bytes=10) == []
+
+
+@pytest.mark.parametrize("text", [b'{"resourceSpans":[{}', b'{"resourceSpans":[{}\n'])
+def test_a_file_cut_before_its_first_record_says_so_in_one_line(text):
+    got = read(text)
+    assert got.rejects["reason"].to_list() == [
+        f"cut off after {len(text)} bytes, inside of a JSON value: no record in it is whole"
+    ]
+    assert got.ingest.select("messages", "messages_rejected", "rejects").row(0) == (1, 1, 1)
+
+
+def test_a_last_line_that_is_cut_says_so():
+    whole = as_json(spans_of(1))
+    got = read(whole + b'\n{"resourceSpans":[{}')
+    assert got.spans.height == 1
+    assert got.rejects["reason"].to_list() == [
+        "broken JSON message: cut off after 20 bytes, inside of a JSON value"
+    ]

@@ -24,10 +24,10 @@ from tracelab.exceptions import (
     UnknownTraceError,
 )
 from tracelab.store import TraceStore, ingest
-from tracelab.store.parts import bucket_of
-from tracelab.store.workers import Death, Failure, Success, Workers
+from tracelab.store.parts import _arranged, bucket_of
 from tracelab.synth import write_synthetic
 from tracelab.traceset import TABLES
+from tracelab.workers import Death, Failure, Success, Workers
 
 EPOCH = 1_700_000_000_000_000_000
 
@@ -561,7 +561,7 @@ def test_a_dead_worker_is_replaced_and_its_task_done_again(tmp_path, monkeypatch
         assert results == [Success(n, n) for n in range(8)]
         assert list(pool.run(die, [(str(tmp_path / "flag"),)])) == [Success(0, "second time lucky")]
         (dead,) = pool.run(always_die, [()])
-        assert dead == Death(0, "ended by signal 9")
+        assert dead == Death(0, "ended by signal 9 (SIGKILL)")
         (failed,) = pool.run(fail, [()])
         assert isinstance(failed, Failure)
         assert str(failed.error) == "told as it was"
@@ -586,3 +586,29 @@ def test_interrupting_an_ingest_stops_it_within_two_seconds(tmp_path, capture):
     assert store.info()["spans"] % 30_000 == 0
     store.ingest(*paths)
     assert store.info()["sources"] == 12
+
+
+def test_accounts_reconcile_across_sources_as_if_read_in_one_go(tmp_path):
+    one = write_lines(tmp_path / "a.jsonl", range(40))
+    two = write_lines(tmp_path / "b.jsonl", range(20, 60))
+    other = write_lines(tmp_path / "c.jsonl", range(30, 50), name="other")
+    store = TraceStore(tmp_path / "store")
+    store.ingest(two)
+    store.ingest(other, one)
+    accounts = store.accounts()
+    assert_frame_equal(accounts, tl.read_traces(one, two, other).ingest)
+    assert accounts["spans_duplicate"].to_list() == [0, 60, 0]
+    assert accounts["spans_decoded"].sum() == store.info()["spans"]
+    assert accounts["spans_kept"].sum() == store.read().spans.height
+
+
+def test_ids_that_no_number_orders_are_ordered_as_text(tmp_path):
+    ids = ["0" * 16 + "ff", "Z" * 32, "0" * 31 + "1", "ab" * 16, "AB" * 16, "0" * 12 + "f" * 20, ""]
+    ids += [f"{at:032x}" for at in range(50, 0, -1)] + ["é" * 16]
+    rows = pl.DataFrame({"trace_id": ids, "_row": range(len(ids))}).cast({"_row": pl.UInt64})
+    for some in (rows, rows.filter(pl.col("trace_id").str.len_bytes() == 32)):
+        arranged = _arranged("spans", some, 3)
+        expected = some.with_columns(bucket_of(some["trace_id"], 3)).sort(
+            "_bucket", "trace_id", "_row"
+        )
+        assert_frame_equal(arranged, expected)

@@ -1,5 +1,6 @@
 """OTLP JSON to levels."""
 
+import json
 import re
 from typing import Final
 
@@ -143,9 +144,8 @@ def _decode_leniently(messages: list[bytes], sources: Index, problems: Problems)
         try:
             request = canonical_request(parse_json(message, losses), losses)
         except (ValueError, RecursionError) as error:
-            reason = "nested too deep" if isinstance(error, RecursionError) else str(error)
             excerpt = message[:200].decode(errors="replace")
-            problems.add(number, f"broken JSON message: {reason}", excerpt)
+            problems.add(number, f"broken JSON message: {_told(error, message)}", excerpt)
             decoded.bad.add(number)
             continue
         for reason, excerpt in losses.rows:
@@ -161,6 +161,17 @@ def _decode_leniently(messages: list[bytes], sources: Index, problems: Problems)
         decode_proto.decode_signal(signal, bodies, of_part, problems, decoded)
     _restore_ids(decoded, ids)
     return decoded
+
+
+def _told(error: Exception, message: bytes) -> str:
+    """Say what is wrong with a message; the parser's words for a cut one puzzle."""
+    if isinstance(error, RecursionError):
+        return "nested too deep"
+    if isinstance(error, json.JSONDecodeError) and (
+        error.pos >= len(error.doc.rstrip()) or error.msg.startswith("Unterminated string")
+    ):
+        return f"cut off after {len(message)} bytes, inside of a JSON value"
+    return str(error)
 
 
 def _restore_ids(decoded: Decoded, ids: Ids) -> None:

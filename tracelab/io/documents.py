@@ -28,6 +28,7 @@ _CLOSERS_LOOKED_AT: Final = 200
 _GAP: Final = NOISE + b","
 _STEP: Final = 1 << 20
 _LINE_END: Final = re.compile(rb"\n")
+_HOLDS_RECORDS: Final = re.compile(rb'"(?:spans|log_?[rR]ecords|metrics)"')
 _NEXT_DOCUMENT: Final = re.compile(rb"\n[\[{]")
 _RECORDS: Final = re.compile(
     rb'"(?:resource_?(?:s|S)pans|resource_?(?:l|L)ogs|resource_?(?:m|M)etrics'
@@ -315,8 +316,9 @@ class _Reader:
     def _torn(self, data: bytes, line: int | None) -> None:
         restart = None if line is not None else self._restart(data)
         value = data if restart is None else data[:restart]
-        whole = salvage(value)
-        reason = "a JSON value without its end" + ("; its whole records are read" * bool(whole))
+        whole = [part for part in salvage(value) if _HOLDS_RECORDS.search(part)]
+        found = "what is whole in it is read" if whole else "no record in it is whole"
+        reason = f"cut off after {len(value)} bytes, inside of a JSON value: {found}"
         self._intake.note(self._offset(), reason, value, line=line, message=not whole)
         for part in whole:
             self._builder.add_json(part, self._offset(), line)

@@ -14,6 +14,7 @@ from tracelab.exceptions import ParameterError, StoreError, UnknownTraceError
 from tracelab.io import finalise, lifted_keys
 from tracelab.io.chunk import ROW, Chunk
 from tracelab.store import log
+from tracelab.store.accounts import resolved_accounts
 from tracelab.store.compaction import merge_batches, remove_unused
 from tracelab.store.intake import Progress, ingest_sources
 from tracelab.store.log import Part
@@ -261,6 +262,22 @@ class TraceStore:
             .select(schema.INGEST.names())
             .sort("source")
         )
+
+    def accounts(self) -> pl.DataFrame:
+        """Account for the sources with duplicates resolved across them; reads all buckets.
+
+        Returns
+        -------
+        pl.DataFrame
+            Schema INGEST, one row per source: ``spans_decoded = spans_kept +
+            spans_duplicate``. `ingest_table` says at no cost what each source held by itself.
+
+        Raises
+        ------
+        StoreError
+            If a part is missing or a byte of it was altered.
+        """
+        return resolved_accounts(self)
 
     @property
     def rejects(self) -> pl.DataFrame:
