@@ -9,8 +9,8 @@ from typing import Any, Final, TypeVar
 
 from tracelab.exceptions import EngineError, ParameterError
 from tracelab.store import TraceStore
-from tracelab.store.workers import Death, Failure, Workers
 from tracelab.traceset import TraceSet
+from tracelab.workers import Death, Failure, Workers
 
 Result = TypeVar("Result")
 

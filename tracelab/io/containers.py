@@ -77,10 +77,13 @@ class HashedFile:
         Open for reading.
     limit : int, optional
         Bytes after which to stop.
+    hashed : bool
+        Whether anybody wants the digest.
     """
 
     file: BinaryIO
     limit: int | None = None
+    hashed: bool = True
     n_bytes: int = 0
     failure: str | None = None
     _hash: Any = field(default_factory=hashlib.sha256)
@@ -97,7 +100,8 @@ class HashedFile:
             self.failure = error.strerror or str(error)
             return b""
         self.n_bytes += len(data)
-        self._hash.update(data)
+        if self.hashed:
+            self._hash.update(data)
         return data
 
     def drain(self) -> None:

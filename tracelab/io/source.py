@@ -2,7 +2,7 @@
 
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -73,6 +73,8 @@ class SourceReader:
         Bytes decoded at a time.
     part : ByteRange, optional
         Read only this part of an uncompressed file (see `split_source`).
+    decode : callable, optional
+        Decodes a block, e.g. an `IsolatedDecoder`; `decode_block` if left out.
 
     Raises
     ------
@@ -89,12 +91,14 @@ class SourceReader:
         max_message_bytes: int = MAX_MESSAGE_BYTES,
         block_bytes: int = BLOCK_BYTES,
         part: ByteRange | None = None,
+        decode: Callable[..., Chunk] | None = None,
     ) -> None:
         if max_message_bytes < 1 or block_bytes < 1:
             raise ParameterError("max_message_bytes and block_bytes must be at least 1")
         self._source = source
         self._keys = keys
         self._part = part
+        self._decode = decode or decode_block
         self._intake = Intake(block_bytes=block_bytes, max_message_bytes=max_message_bytes)
         self._compressions: list[str] = []
         self._file: HashedFile | None = None
@@ -125,7 +129,7 @@ class SourceReader:
         first_row = self._part.start if self._part else 0
         self._intake.n_messages = first_row
         for block in self.blocks():
-            chunk = decode_block(block, source=self.name, first_row=first_row, keys=self._keys)
+            chunk = self._decode(block, source=self.name, first_row=first_row, keys=self._keys)
             if block.encoding == "json":
                 chunk = self._salvaged(block, chunk, first_row)
             first_row += chunk.spans.height + chunk.spans_rejected
@@ -213,7 +217,7 @@ class SourceReader:
         if self._part is None:
             return HashedFile(file)
         file.seek(self._part.start)
-        return HashedFile(file, limit=self._part.end - self._part.start)
+        return HashedFile(file, limit=self._part.end - self._part.start, hashed=False)
 
     def _read_part(self, stream: Stream, part: ByteRange) -> Iterator[Block]:
         counted = _Counted(stream)
@@ -289,6 +293,8 @@ class SourceReader:
         for row in lost.arg_true().to_list():
             if self._n_salvaged >= _MAX_SALVAGED:
                 break
+            if (self.name, int(block.offsets[row])) in getattr(self._decode, "left_out", ()):
+                continue
             self._n_salvaged += 1
             start = int(block.starts[row])
             parts = salvage(block.buffer[start : start + int(block.lengths[row])])
@@ -304,7 +310,7 @@ class SourceReader:
                 lines=None if block.lines is None else np.repeat(block.lines[row], len(parts)),
             )
             next_row = first_row + chunk.spans.height + chunk.spans_rejected
-            more = decode_block(again, source=self.name, first_row=next_row, keys=self._keys)
+            more = self._decode(again, source=self.name, first_row=next_row, keys=self._keys)
             chunk = _joined(chunk, more)
         return chunk
 

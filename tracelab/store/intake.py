@@ -4,6 +4,7 @@ import os
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, BinaryIO, Final
 
 import polars as pl
@@ -12,13 +13,16 @@ from tracelab import schema
 from tracelab.exceptions import EmptySourceError, SourceError, StoreError
 from tracelab.io import SourceReader, gather, merge_accounting, skipped_chunk
 from tracelab.io.chunk import Chunk
-from tracelab.io.decode import LiftedKeys
+from tracelab.io.containers import Damage
+from tracelab.io.decode import LiftedKeys, decode_block
+from tracelab.io.isolation import FATAL, DecodeBlock, IsolatedDecoder, cause_of
+from tracelab.io.source import reject_rows
 from tracelab.store import log
 from tracelab.store.log import Commit, Part, Snapshot, Source
 from tracelab.store.parts import write_batch
-from tracelab.store.plan import Job, Known, Piece, plan_ingest
+from tracelab.store.plan import Job, Known, Piece, Plan, plan_ingest
 from tracelab.store.shelves import Shelf, open_shelf
-from tracelab.store.workers import Death, Failure, Workers
+from tracelab.workers import Failure, Success, Workers, renew_time
 
 _BATCH_ROWS: Final = 160_000
 _BATCH_BYTES: Final = 160 << 20
@@ -79,22 +83,62 @@ def ingest_sources(
     for stream in streams:
         snapshot, row = _ingest_stream(root, snapshot, stream, keys)
         rows.append(row)
-    while named:
-        plan = plan_ingest(named, snapshot, workers=max(count, 1))
-        rows += [_status(_present_row(each, snapshot), "already there") for each in plan.present]
-        if not plan.jobs:
-            break
-        again: list[str] = []
-        in_process = count <= 1 or plan.total_bytes < _IN_PROCESS_BYTES
-        for job, decoded in _decoded(root, snapshot, plan.jobs, keys, 0 if in_process else count):
-            progress(f"committing {len(job.sources)} source{'s'[: len(job.sources) > 1]}")
-            snapshot, job_rows = _commit(root, snapshot, job, decoded)
-            if job_rows is None:
-                again += [known.path for known in job.sources]
-            else:
-                rows += job_rows
-        named = list(again)
+    with _Crew(count, asked_for=workers is not None) as crew:
+        if _sizes(named) >= _IN_PROCESS_BYTES:
+            crew.start()
+        while named:
+            plan = plan_ingest(named, snapshot, workers=count)
+            rows += [
+                _status(_present_row(each, snapshot), "already there") for each in plan.present
+            ]
+            again: list[str] = []
+            pool = crew.workers(plan) if plan.jobs else None
+            for job, decoded in _decoded(root, snapshot, plan.jobs, keys, pool):
+                progress(f"committing {len(job.sources)} source{'s'[: len(job.sources) > 1]}")
+                snapshot, job_rows = _commit(root, snapshot, job, decoded)
+                if job_rows is None:
+                    again += [known.path for known in job.sources]
+                else:
+                    rows += job_rows
+            named = list(again)
     return snapshot, _table(rows, paths)
+
+
+class _Crew:
+    """The processes that decode, if there is enough to do for them."""
+
+    def __init__(self, count: int, *, asked_for: bool) -> None:
+        self._pool: Workers | None = None
+        self._asked_for = asked_for
+        if count > 1:
+            # A second try is made with more care, not by the same way.
+            self._pool = Workers(count, retries=0, threads=1, limited=True, preload=__name__)
+
+    def __enter__(self) -> "_Crew":
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        if self._pool is not None:
+            self._pool.close()
+
+    def start(self) -> None:
+        """Let them import while the plan is made."""
+        if self._pool is not None:
+            self._pool.start()
+
+    def workers(self, plan: Plan) -> Workers | None:
+        """Return the processes; None if this one shall decode."""
+        few = not self._asked_for and plan.total_bytes < _IN_PROCESS_BYTES
+        return None if few else self._pool
+
+
+def _sizes(paths: Iterable[str | os.PathLike[str]]) -> int:
+    """Return about how many bytes there are; globs and folders are looked at by the plan."""
+    total = 0
+    for path in paths:
+        with suppress(OSError):
+            total += Path(path).stat().st_size
+    return total
 
 
 def _is_stream(source: object) -> bool:
@@ -102,19 +146,36 @@ def _is_stream(source: object) -> bool:
 
 
 def decode_task(
-    root: str, n_buckets: int, pieces: tuple[Piece, ...], keys: LiftedKeys | None
+    root: str,
+    n_buckets: int,
+    pieces: tuple[Piece, ...],
+    keys: LiftedKeys | None,
+    decode: DecodeBlock = decode_block,
 ) -> Decoded:
     """Decode pieces into parts; runs in a worker."""
     decoded = Decoded([], [], {})
     pending: list[Chunk] = []
+    shelf = open_shelf(root)
     try:
         for piece in pieces:
-            pending = _decode_piece(open_shelf(root), n_buckets, piece, keys, decoded, pending)
-        _flush(open_shelf(root), n_buckets, decoded, pending)
+            pending = _decode_piece(shelf, n_buckets, piece, keys, decode, decoded, pending)
+        _flush(shelf, n_buckets, decoded, pending)
     except BaseException:
         discard(open_shelf(root), decoded.batches)
         raise
     return decoded
+
+
+def decode_with_care(
+    root: str,
+    n_buckets: int,
+    pieces: tuple[Piece, ...],
+    keys: LiftedKeys | None,
+    decode: DecodeBlock = decode_block,
+) -> Decoded:
+    """Decode pieces that a worker died of; only the messages that do it are left out."""
+    with IsolatedDecoder(decode) as isolated:
+        return decode_task(root, n_buckets, pieces, keys, isolated)
 
 
 def _decode_piece(
@@ -122,15 +183,17 @@ def _decode_piece(
     n_buckets: int,
     piece: Piece,
     keys: LiftedKeys | None,
+    decode: DecodeBlock,
     decoded: Decoded,
     pending: list[Chunk],
 ) -> list[Chunk]:
     if piece.is_tail and pending:
         _flush(root, n_buckets, decoded, pending)
         pending = []
-    reader = SourceReader(piece.path, name=piece.name, keys=keys, part=piece.part)
+    reader = SourceReader(piece.path, name=piece.name, keys=keys, part=piece.part, decode=decode)
     try:
         for chunk in reader.chunks():
+            renew_time()
             pending.append(chunk)
             if _is_full(pending) and not piece.is_tail:
                 _flush(root, n_buckets, decoded, pending)
@@ -179,38 +242,77 @@ def discard(root: Shelf, batches: Iterable[dict[str, Part]]) -> None:
 
 
 def _decoded(
-    root: Shelf, snapshot: Snapshot, jobs: list[Job], keys: LiftedKeys | None, workers: int
+    root: Shelf, snapshot: Snapshot, jobs: list[Job], keys: LiftedKeys | None, pool: Workers | None
 ) -> Iterator[tuple[Job, list[Decoded]]]:
     """Yield each job when its last task is done."""
-    if not workers:
+    if pool is None:
         for job in jobs:
             yield (
                 job,
                 [decode_task(root.url, snapshot.n_buckets, task, keys) for task in job.tasks],
             )
         return
-    tasks = [(root.url, snapshot.n_buckets, task, keys) for job in jobs for task in job.tasks]
+    tasks: list[_Task] = [
+        (root.url, snapshot.n_buckets, task, keys, decode_block)
+        for job in jobs
+        for task in job.tasks
+    ]
     owner = [number for number, job in enumerate(jobs) for _ in job.tasks]
     finished: dict[int, list[Decoded]] = {}
-    with Workers(workers) as pool:
-        try:
-            for outcome in pool.run(decode_task, tasks):
-                number = owner[outcome.task]
-                if isinstance(outcome, Failure):
-                    raise outcome.error
-                if isinstance(outcome, Death):
-                    raise StoreError(
-                        f"a worker {outcome.reason} while it read "
-                        f"{tasks[outcome.task][2][0].path}; nothing of this source was kept, "
-                        "ingest again (with workers=1 if memory is short)"
-                    )
-                finished.setdefault(number, []).append(outcome.value)
-                if len(finished[number]) == len(jobs[number].tasks):
-                    yield jobs[number], finished.pop(number)
-        finally:
-            for unfinished in finished.values():
-                for each in unfinished:
-                    discard(root, each.batches)
+    try:
+        for task, done in _outcomes(root, pool, tasks):
+            number = owner[task]
+            finished.setdefault(number, []).append(done)
+            if len(finished[number]) == len(jobs[number].tasks):
+                yield jobs[number], finished.pop(number)
+    finally:
+        for unfinished in finished.values():
+            for each in unfinished:
+                discard(root, each.batches)
+
+
+_Task = tuple[str, int, tuple[Piece, ...], LiftedKeys | None, DecodeBlock]
+
+
+def _outcomes(root: Shelf, pool: Workers, tasks: list[_Task]) -> Iterator[tuple[int, Decoded]]:
+    """Yield what came of each task; those that a worker died of are done again with care."""
+    fatal: list[int] = []
+    for outcome in pool.run(decode_task, tasks):
+        if isinstance(outcome, Success):
+            yield outcome.task, outcome.value
+        elif isinstance(outcome, Failure) and not isinstance(outcome.error, FATAL):
+            raise outcome.error
+        else:
+            fatal.append(outcome.task)
+    for outcome in pool.run(decode_with_care, [tasks[number] for number in fatal]):
+        number = fatal[outcome.task]
+        if isinstance(outcome, Success):
+            yield number, outcome.value
+        elif isinstance(outcome, Failure) and not isinstance(outcome.error, FATAL):
+            raise outcome.error
+        else:
+            yield number, _left_out(root, tasks[number], cause_of(outcome))
+
+
+def _left_out(root: Shelf, task: _Task, reason: str) -> Decoded:
+    """Account for pieces that cannot be read even with care: not by what they say, but where."""
+    _, n_buckets, pieces, _, _ = task
+    decoded = Decoded([], [], {})
+    for piece in pieces:
+        start = piece.part.start if piece.part else 0
+        size = piece.part.end - start if piece.part else Path(piece.path).stat().st_size
+        damage = Damage(start, f"{size} bytes were left out: their reader {reason}")
+        _flush(root, n_buckets, decoded, [Chunk(rejects=reject_rows(piece.name, [damage]))])
+        row = dict.fromkeys((name for name in schema.INGEST if name not in _NAMES), 0)
+        row.update(bytes=size, messages=1, messages_rejected=1, rejects=1)
+        names = {"source": piece.name, "sha256": None, "form": "unknown", "compression": "unknown"}
+        decoded.accounts.append(Account(piece.path, {**names, **row}, piece.is_tail))
+        if piece.is_tail:
+            decoded.tails[piece.path] = len(decoded.batches) - 1
+    return decoded
+
+
+_NAMES: Final = ("source", "sha256", "form", "compression")
 
 
 def _commit(
@@ -259,6 +361,7 @@ def _source(known: Known, decoded: list[Decoded]) -> Source:
     if known.layout is None:
         # The file may have changed between planning and reading: what was read counts.
         row = told[0].to_dicts()[0]
+        row["sha256"] = row["sha256"] or known.sha256
         return Source(row["sha256"], int(row["bytes"]), row)
     tails: list[int] = []
     base = 0
