@@ -15,6 +15,7 @@ STACK = {
     "dotnet": "System.InvalidOperationException: bad\n   at A.F() in /a.cs:line 1\n",
     "ruby": "a.rb:1:in `f': bad (ArgumentError)\n",
     "php": "Exception: bad in /a.php:1\nStack trace:\n#0 {main}",
+    "webjs": "Error: bad\n    at f (https://a.example/a.js:1:2)\n",
 }
 
 
@@ -26,6 +27,7 @@ def capture(
     stack=True,
     error_type="Bad",
     kind="INTERNAL",
+    origin="span_event",
     **more,
 ):
     built = Capture(sdk_language=language).span(
@@ -37,7 +39,10 @@ def capture(
             1,
             exception_type="ValueError",
             exception_message="bad",
-            exception_stacktrace=STACK.get(language, "goroutine 1 [running]:") if stack else None,
+            exception_stacktrace=STACK.get(language, "goroutine 1 [running]:")
+            if stack is True
+            else stack or None,
+            origin=origin,
             time=EPOCH_NS + 9 * MS,
         )
     return built.traces()
@@ -68,6 +73,38 @@ def test_a_complete_record_has_no_finding(language):
 )
 def test_one_field_removed_makes_exactly_one_finding(language, removed, part):
     assert missing(audit_errors(capture(language, **removed))) == [part]
+
+
+STACKLESS = ["cpp", "erlang", "go", "rust", "swift"]
+REMOVED = [
+    ({"status": "UNSET"}, ["status_ok"]),
+    ({"exception": False}, ["exception_ok"]),
+    ({"error_type": None}, ["error_type_ok"]),
+]
+
+
+@pytest.mark.parametrize("language", STACKLESS)
+@pytest.mark.parametrize(
+    ("removed", "parts"), [({}, []), *REMOVED, ({"stack": False}, []), ({"stack": "  "}, [])]
+)
+def test_a_stack_is_the_one_field_that_some_sdks_may_leave_out(language, removed, parts):
+    audit = audit_errors(capture(language, **removed))
+    assert missing(audit) == parts
+    assert (audit["exempt"][0] is not None) == ("stack" in removed)
+
+
+@pytest.mark.parametrize("language", sorted(STACK))
+@pytest.mark.parametrize("stack", ["", " \n"])
+def test_an_empty_stack_is_no_stack(language, stack):
+    assert missing(audit_errors(capture(language, stack=stack))) == ["stacktrace_ok"]
+
+
+@pytest.mark.parametrize("language", sorted(STACK))
+@pytest.mark.parametrize(
+    ("removed", "parts"), [({}, []), *REMOVED, ({"stack": False}, ["stacktrace_ok"])]
+)
+def test_the_checklist_is_the_same_where_the_exception_stands_in_a_log(language, removed, parts):
+    assert missing(audit_errors(capture(language, origin="log", **removed))) == parts
 
 
 def test_go_may_record_no_stack_and_says_so():

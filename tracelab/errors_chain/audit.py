@@ -126,9 +126,19 @@ def error_audit_rates(traces: TraceSet, *, audit: pl.DataFrame | None = None) ->
 
 def _errors(traces: TraceSet, exceptions: pl.DataFrame) -> pl.DataFrame:
     records = exception_records(traces, exceptions)
-    evidence = failing_spans(traces, records).filter(pl.col("fails") | pl.col("has_exception"))
+    found = failing_spans(traces, records)
+    typed = traces.spans.filter(pl.col("error_type").is_not_null()).select(SPAN).unique()
+    evidence = pl.concat(
+        [
+            found.filter(pl.col("fails") | pl.col("has_exception")),
+            # an exception in a log may have been handled; one that names the span's error was not
+            found.filter(
+                pl.col("has_log"), ~pl.col("fails"), ~pl.col("has_exception"), ~pl.col("is_4xx")
+            ).join(typed, on=SPAN, how="semi"),
+        ]
+    )
     stacks = (
-        traces.events.filter(pl.col("exception_stacktrace").str.len_bytes() > 0)
+        traces.events.filter(pl.col("exception_stacktrace").str.contains(r"\S"))
         .select(SPAN)
         .unique()
         .with_columns(pl.lit(value=True).alias("has_stack"))
