@@ -12,6 +12,7 @@ from typing import Final
 import numpy as np
 import polars as pl
 
+from tracelab.structure.censoring import open_odds, over_odds
 from tracelab.structure.gaps import ALONE, BETWEEN, CLOSE_BY, STEADY, find_gaps
 from tracelab.structure.losses import (
     EXPORT_DELAY_NS,
@@ -73,9 +74,9 @@ class Case:
             words[row] = text
 
 
-TAIL_WIDTHS: Final = 10
-"""A span may outlast its usual end by this many times the range of its usual ends: in a long-
-tailed law (Pareto with exponent 2.5) ten times a value is exceeded 300 times more rarely."""
+MIN_ODDS: Final = 0.5
+"""Least odds of a span cut off by the capture's edge against one that got lost, from which an
+orphan is not called a defect without better evidence."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,10 +176,23 @@ def _edges(skeleton: Skeleton, missing: Missing, lifetimes: Lifetimes, case: Cas
     )
     late = ~lifetimes.exited & (after > 0)
     case.put("capture_edge", late, 25 * after[late], "still open when the capture stopped")
-    # Durations have long tails: close to the end a slow span may have been open still. That is
-    # too weak to name the edge as the cause, and enough not to call the orphan a defect.
-    slow = ~lifetimes.exited & (missing.end_high + TAIL_WIDTHS * width > lifetimes.last) & ~late
-    case.put("capture_edge", slow, 1.0, "may have been open still when the capture stopped")
+    # Durations have long tails: a slow span may have been open still.
+    odds = np.where(missing.call, 0.0, open_odds(skeleton, missing, lifetimes))
+    slow = ~late & (odds >= MIN_ODDS)
+    case.put(
+        "capture_edge",
+        slow,
+        np.minimum(odds[slow], 10.0),
+        "likelier open still when the capture stopped than lost",
+    )
+    odds = over_odds(skeleton, missing, lifetimes)
+    over = odds >= MIN_ODDS
+    case.put(
+        "capture_edge",
+        over,
+        np.minimum(odds[over], 10.0),
+        "likelier over before the capture began than lost",
+    )
     early = before > 0
     case.put("capture_edge", early, 25 * before[early], "ended before the capture began")
     cut = missing.end_low - skeleton.window[0] < 0
@@ -270,7 +284,9 @@ def _operations(skeleton: Skeleton, missing: Missing, case: Case) -> None:
     op = skeleton.op[missing.row[mine]]
     service = skeleton.service[missing.row[mine]]
     failed = _failed_traces(skeleton)
-    lost = np.bincount(op, minlength=n_ops)
+    # What the capture's edge may have cut off was not lost by the program.
+    inner = case.weights["capture_edge"][mine] < MIN_ODDS
+    lost = np.bincount(op[inner], minlength=n_ops)
     held = np.bincount(skeleton.op[near], minlength=n_ops)
     rate = lost / np.maximum(lost + held, 1)
     # Operations whose parents are always missing say nothing of how often the service loses
@@ -290,7 +306,7 @@ def _operations(skeleton: Skeleton, missing: Missing, case: Case) -> None:
         "every local parent of this operation is missing, at any time; others are there",
     )
     bad, good = failed[missing.row[mine]], failed[near]
-    lost_bad = np.bincount(op[bad], minlength=n_ops)
+    lost_bad = np.bincount(op[bad & inner], minlength=n_ops)
     held_bad = np.bincount(skeleton.op[near[good]], minlength=n_ops)
     rate_bad = lost_bad / np.maximum(lost_bad + held_bad, 1)
     rate_good = (lost - lost_bad) / np.maximum(lost + held - lost_bad - held_bad, 1)
@@ -444,5 +460,5 @@ def _weigh(case: Case, n: int, min_confidence: float) -> Judgement:
             ]
         )
     confidence = np.where(known, np.minimum(sure, 0.98), 1 - sure)
-    edge = weights[CAUSES.index("capture_edge")] >= 1.0
+    edge = weights[CAUSES.index("capture_edge")] >= MIN_ODDS
     return Judgement(cause, confidence, evidence, alternatives, edge)

@@ -179,6 +179,7 @@ def likely_processes(skeleton: Skeleton, missing: Missing) -> Ints:
     middle = (missing.end_low + missing.end_high) // 2
     begun = skeleton.start[missing.row]
     asked = ~missing.local & (missing.service >= 0)
+    opening = skeleton.window[0] + EXPORT_DELAY_NS
     for service, mine in _groups(missing.service, asked):
         best = np.full(mine.size, -1.0)
         known = process[mine] >= 0
@@ -192,8 +193,12 @@ def likely_processes(skeleton: Skeleton, missing: Missing) -> Ints:
             at = np.searchsorted(ends, middle[mine])
             before = np.where(at > 0, ends[np.maximum(at - 1, 0)], first)
             after = np.where(at < ends.size, ends[np.minimum(at, ends.size - 1)], before + 2**40)
+            early = (middle[mine] < first) & (first <= opening)
+            after = np.where(early, before + 2**40, after)
             silence = (after - before) / max((last - first) / max(spans, 1), 1.0)
-            alive = (begun[mine] >= start - CLOCK_NS) & (begun[mine] <= last + EXPORT_DELAY_NS)
+            alive = ((begun[mine] >= start - CLOCK_NS) | early) & (
+                begun[mine] <= last + EXPORT_DELAY_NS
+            )
             died = exited & (middle[mine] > last) & (middle[mine] <= last + EXPORT_DELAY_NS)
             better = alive & (silence > best) & (~known | died)
             best[better] = silence[better]

@@ -1,0 +1,94 @@
+import numpy as np
+import polars as pl
+import pytest
+
+from tests.building import Capture
+from tracelab.structure import find_breaks
+from tracelab.structure.censoring import survival
+
+LOCAL = {"parent_is_remote": False}
+REMOTE = {"parent_is_remote": True}
+
+
+def loud(capture: Capture) -> pl.DataFrame:
+    found = find_breaks(capture.traces())
+    return found.filter(pl.col("severity") != "info")
+
+
+def busy(seconds: int, *, seed: int = 0) -> Capture:
+    """A server with short requests, for as long as the capture runs."""
+    rng = np.random.default_rng(seed)
+    capture = Capture(service_instance_id="a", **LOCAL)
+    for number in range(1, 20 * seconds):
+        at = 50.0 * number + rng.uniform(0, 10)
+        capture.span(number, 1, start=at, duration=12, kind="SERVER", name="GET /")
+        capture.span(number, 2, 1, start=at + 1, duration=8, name="query")
+    return capture
+
+
+def streams(capture: Capture, seconds: int, *, lost: int | None = None) -> Capture:
+    """Streams of 5 to 20 s with an update each second; what ends after the capture is absent."""
+    rng = np.random.default_rng(1)
+    for number in range(40):
+        begin = rng.uniform(0, 1000 * seconds)
+        length = rng.uniform(5_000, 20_000)
+        if begin + length < 1000 * seconds and number != lost:
+            capture.span(50_000 + number, 1, start=begin, duration=length, name="GET /stream")
+        for tick in range(int(length // 1000)):
+            if begin + 1000 * tick + 5 < 1000 * seconds:
+                at = begin + 1000 * tick
+                capture.span(50_000 + number, 10 + tick, 1, start=at, duration=4, name="push")
+    return capture
+
+
+def test_streams_open_when_the_capture_stops_are_no_defect():
+    assert loud(streams(busy(60), 60)).height == 0
+
+
+def test_a_stream_lost_in_the_middle_is_still_a_break():
+    found = loud(streams(busy(60), 60, lost=8))
+    assert found.height >= 4
+    assert set(found["kind"]) == {"orphan_span"}
+    assert found["missing_span_id"].n_unique() == 1
+
+
+def test_one_slow_request_near_the_end_is_likelier_open_than_lost():
+    capture = busy(60)
+    rng = np.random.default_rng(2)
+    for number in range(300):
+        slow = 1000 * rng.pareto(1.5)
+        at = 180.0 * number
+        capture.span(70_000 + number, 1, start=at, duration=12 + slow, name="report")
+        capture.span(70_000 + number, 2, 1, start=at + 1, duration=8, name="read")
+    capture.span(80_000, 2, 1, start=58_200, duration=8, name="read")
+    assert loud(capture).height == 0
+
+
+def test_a_parent_that_is_always_quick_was_lost_though_the_end_is_near():
+    capture = busy(60).span(80_000, 2, 1, start=58_200, duration=8, name="query")
+    assert loud(capture)["span_id"].to_list() == [f"{2:016x}"]
+
+
+def test_each_replica_has_its_own_first_batch():
+    capture = Capture()
+    rng = np.random.default_rng(3)
+    for number in range(1, 600):
+        at = 100.0 * number + rng.uniform(0, 20)
+        replica = f"a-{number % 3}"
+        told = {"service": "a", "service_instance_id": replica}
+        capture.span(
+            number, 2, 1, start=at + 2, duration=9, kind="SERVER", name="b", service="b", **REMOTE
+        )
+        # The first batch of replica 1 that came in holds what ended four seconds later.
+        if replica != "a-1" or at > 4_000:
+            capture.span(number, 1, start=at, duration=14, kind="CLIENT", name="GET b", **told)
+    assert loud(capture).height == 0
+
+
+def test_survival_is_the_share_above_and_goes_on_as_a_power_law():
+    rng = np.random.default_rng(4)
+    values = (1e6 * (1 + rng.pareto(2.0, 20_000))).astype(np.int64)
+    assert survival(values, np.array([2e6]))[0] == pytest.approx(0.25, abs=0.02)
+    far = float(values.max()) * 3
+    assert survival(values, np.array([far]))[0] == pytest.approx((far / 1e6) ** -2.0, rel=0.9)
+    assert survival(values[:4], np.array([1.0]))[0] == 0.0
