@@ -114,10 +114,20 @@ def test_five_minutes_need_a_narrow_window_and_sixty_a_longer_range():
     assert abs(far["lag_s"] - 3600) <= 150
 
 
-def test_two_minutes_are_simultaneous_and_no_lead():
-    row = try_pair(13, lag_min=2.0, jitter_min=0.5)
+@pytest.mark.parametrize(("seed", "jitter"), [(13, 0.5), (111_023, 0.5), (13, 3.0), (14, 3.0)])
+def test_two_minutes_are_simultaneous_and_no_lead(seed, jitter):
+    row = try_pair(seed, lag_min=2.0, jitter_min=jitter)
     assert row["direction"] == "simultaneous"
     assert not row["accepted"]
+
+
+def test_followers_below_the_range_are_simultaneous_though_its_edge_catches_some():
+    bursts = np.arange(1, 16) * 14_400.0
+    after = np.resize([60.0, 150.0, 240.0, 300.0, 210.0], 15)
+    steps = 7 * 2880
+    found = scan_pair(bursts, bursts + after, np.ones(steps, bool), LAGS, shuffles=10, seed=0)
+    assert found.lag_s == 300.0
+    assert found.direction == "simultaneous"
 
 
 @pytest.mark.parametrize("scenario", ["common_cause", "reverse"])

@@ -1,3 +1,4 @@
+import numpy as np
 import polars as pl
 import pytest
 from hypothesis import given, settings
@@ -5,7 +6,9 @@ from hypothesis import strategies as st
 
 from tracelab import schema
 from tracelab.exceptions import ParameterError
-from tracelab.signals import merge_red, red_series
+from tracelab.rules import backtest_rules, derive_rules
+from tracelab.signals import find_lead_lags, merge_red, red_series
+from tracelab.signals.grid import iterate_series
 from tracelab.traceset import TraceSet
 
 T0 = 1_767_571_200_000_000_000
@@ -148,3 +151,57 @@ def test_an_empty_capture_gives_an_empty_table():
 def test_a_bin_out_of_range_is_refused(every):
     with pytest.raises(ParameterError, match="every"):
         red_series(capture([span(1, 0)]), every=every)
+
+
+def test_a_clock_that_stands_at_1970_or_2040_makes_no_grid_of_decades():
+    stray = [span(90_000, -1_767_571_200), span(90_001, 450_000_000, service="late")]
+    rows = [span(i, i * 0.5) for i in range(1200)]
+    red = red_series(capture(rows + stray))
+    assert red.height < 200
+    assert whole(red).filter(pl.col("requests") > 0).height == 21
+    parts = merge_red(red_series(capture(rows)), red_series(capture(stray)))
+    names = ["service_name", "span_name", "time", "requests", "duration_counts"]
+    assert parts.select(names).equals(red.select(names))
+    series = list(iterate_series(red))
+    assert {one.n_bins for one in series} == {20}
+    assert find_lead_lags(red)["verdict"].unique().to_list() == ["undecidable"]
+
+
+def test_a_silence_of_all_for_over_a_day_is_unknown_not_zero():
+    rows = [span(i, at) for i, at in enumerate(range(0, 600, 5))]
+    later = [span(1000 + i, 3 * 86_400 + at) for i, at in enumerate(range(0, 600, 5))]
+    series = next(s for s in iterate_series(red_series(capture(rows + later))) if not s.span_name)
+    counts = series.column("requests")
+    assert len(counts) == 3 * 2880 + 20
+    assert np.isnan(counts[20:-20]).all()
+    assert np.nansum(counts) == 240
+
+
+@pytest.mark.parametrize("minutes", [0.01, 1, 10])
+def test_a_short_capture_gives_no_rule_and_a_reason(minutes):
+    rng = np.random.default_rng(0)
+    rows = [
+        span(i, at, service=service, http_response_status_code=500 if rng.random() < 0.3 else 200)
+        for i, at in enumerate(rng.uniform(0, 60 * minutes, 400))
+        for service in ("auth", "payment")
+    ]
+    red = red_series(capture(rows))
+    leads = find_lead_lags(red)
+    assert leads.height == 2
+    assert not leads["accepted"].any()
+    assert leads["reason"].str.contains("are needed").all()
+    assert derive_rules(red) == []
+
+
+def test_one_service_alone_has_no_pair():
+    red = red_series(capture([span(i, i) for i in range(600)]))
+    assert find_lead_lags(red).height == 0
+    assert derive_rules(red) == []
+    assert backtest_rules([], red).height == 0
+
+
+def test_a_clock_that_steps_by_an_hour_counts_every_request_once():
+    rows = [span(i, i if i < 1800 else i - 3600) for i in range(3600)]
+    red = red_series(capture(rows))
+    assert whole(red)["requests"].sum() == 3600.0
+    assert red["time"].n_unique() == red.filter(pl.col("span_name").is_null()).height

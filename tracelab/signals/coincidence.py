@@ -163,6 +163,9 @@ def scan_pair(
     direction = "forward"
     if line[best] - mean <= backward.max() - mean:
         direction = "simultaneous" if abs(where) * STEP_S <= 300 else "reverse"
+    elif count[np.arange(before[-1], lags.low) % length].max() > line[best]:
+        # Most rises come sooner than the range begins: its edge only caught their stragglers.
+        direction = "simultaneous"
     return Scan(
         lag_s=lag * STEP_S,
         coincidences=int(hit.sum()),

@@ -10,7 +10,7 @@ import polars as pl
 
 from tracelab import schema, semconv
 from tracelab.exceptions import ParameterError, UnknownFormatError
-from tracelab.signals.grid import duration_ns
+from tracelab.signals.grid import bins_between, duration_ns
 from tracelab.signals.metric_names import MetricNames, metric_names
 from tracelab.traceset import TraceSet
 
@@ -379,8 +379,7 @@ def _assemble(samples: pl.DataFrame, bin_ns: int, spoke: pl.DataFrame) -> pl.Dat
         )
     )
     histogram = _histograms(rows)
-    first, last = int(grown["bin"].min()), int(grown["bin"].max())  # type: ignore[arg-type]
-    bins = pl.Series("bin", np.arange(first, last + 1))
+    bins = pl.Series("bin", bins_between(grown["bin"].to_numpy(), bin_ns))
     grid = rows.select(key[:2]).unique().join(bins.to_frame(), how="cross")
     grid = (
         grid.join(counts, on=key, how="left", nulls_equal=True)

@@ -14,6 +14,8 @@ from tracelab.exceptions import ParameterError, SchemaError
 Floats = npt.NDArray[Any]
 Ints = npt.NDArray[np.int64]
 
+_DAY_NS = 86400 * 10**9
+_APART_NS = 30 * _DAY_NS
 _UNITS = {"ms": 10**6, "s": 10**9, "m": 60 * 10**9, "h": 3600 * 10**9, "d": 86400 * 10**9}
 
 
@@ -109,6 +111,52 @@ class Series:
         return counts, edges
 
 
+def bins_between(bins: Ints, bin_ns: int) -> Ints:
+    """Return all bins from the first to the last, without silences of more than a day.
+
+    One span of a clock that stands at 1970 must not make a grid of sixty years.
+
+    Parameters
+    ----------
+    bins : ndarray of int64
+        Numbers of the bins in which anything came, in any order.
+    bin_ns : int
+        Width of a bin.
+
+    Returns
+    -------
+    ndarray of int64
+        Rising; empty if `bins` is.
+
+    Raises
+    ------
+    Nothing.
+    """
+    known = np.unique(bins)
+    if not len(known):
+        return known
+    breaks = np.flatnonzero(np.diff(known) > _DAY_NS // bin_ns)
+    firsts, lasts = known[np.append(0, breaks + 1)], known[np.append(breaks, len(known) - 1)]
+    return np.concatenate(
+        [np.arange(low, high + 1) for low, high in zip(firsts, lasts, strict=True)]
+    )
+
+
+def _main_stretch(red: pl.DataFrame) -> pl.DataFrame:
+    """Return the rows of the stretch with most requests; others lie over 30 days apart."""
+    times = red["time"].cast(pl.Int64)
+    low, high = times.min(), times.max()
+    if low is None or int(high) - int(low) <= _APART_NS:  # type: ignore[arg-type]
+        return red
+    known = red.filter(pl.col("requests") > 0)["time"].cast(pl.Int64).drop_nulls().unique().sort()
+    starts = known.filter(known.diff().fill_null(0) > _APART_NS).to_numpy()
+    if not len(starts):
+        return red
+    part = np.searchsorted(starts, times.to_numpy(), side="right")
+    weight = np.bincount(part, red["requests"].fill_null(0.0).to_numpy())
+    return red.filter(pl.Series(part == int(np.argmax(weight))))
+
+
 def as_red(red: pl.DataFrame) -> pl.DataFrame:
     """Return the table in the exact types of RED (times in other units, say).
 
@@ -120,7 +168,8 @@ def as_red(red: pl.DataFrame) -> pl.DataFrame:
     Returns
     -------
     pl.DataFrame
-        Schema `RED`.
+        Schema `RED`. Where nobody spoke for over 30 days, the stretch with most requests: the
+        rest are clocks that stood elsewhere, or another capture.
 
     Raises
     ------
@@ -128,7 +177,7 @@ def as_red(red: pl.DataFrame) -> pl.DataFrame:
         If a column is missing or cannot be cast.
     """
     schema.require_columns(red, schema.RED, name="red")
-    return schema.conform(red.select(schema.RED.names()), schema.RED)
+    return _main_stretch(schema.conform(red.select(schema.RED.names()), schema.RED))
 
 
 def iterate_series(red: pl.DataFrame) -> Iterator[Series]:

@@ -307,6 +307,9 @@ def _row(
                 "lag_high_s": lag.high_s,
                 "lag_sigma_s": lag.sigma_s,
             }
+            if lag.high_s < lags.low * STEP_S and scan.direction == "forward":
+                # A lag surely below the range: the tolerance alone brought it in.
+                row["direction"] = "simultaneous"
     return row
 
 

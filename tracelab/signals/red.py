@@ -7,7 +7,7 @@ import polars as pl
 
 from tracelab import schema, semconv
 from tracelab.exceptions import ParameterError
-from tracelab.signals.grid import duration_ns
+from tracelab.signals.grid import bins_between, duration_ns
 from tracelab.traceset import TraceSet
 
 _GRPC_CODE: Final = (
@@ -52,7 +52,8 @@ def red_series(
         Schema `RED` on one grid. Counts are weighted by the sampling threshold of the trace
         state (``ot=th``); `sampled_requests` is not. Where a feed was silent the counts are
         null: nothing at all came for so long that a pause is out of the question at a fifth of
-        the mean traffic (below one in a million).
+        the mean traffic (below one in a million). A silence of all services that lasts over a
+        day has no rows.
 
     Raises
     ------
@@ -238,8 +239,8 @@ def _counts(requests: pl.DataFrame) -> pl.DataFrame:
 
 def _fill_grid(counts: pl.DataFrame, bin_ns: int) -> pl.DataFrame:
     """Add the bins without a request, as zeros."""
-    low, high = counts["time"].cast(pl.Int64).min(), counts["time"].cast(pl.Int64).max()
-    times = pl.Series("time", np.arange(low, int(high) + 1, bin_ns)).cast(schema.TIME)  # type: ignore[arg-type]
+    bins = bins_between(counts["time"].cast(pl.Int64).to_numpy() // bin_ns, bin_ns)
+    times = pl.Series("time", bins * bin_ns).cast(schema.TIME)
     series = counts.group_by(_KEY).agg(pl.col("bucket_edges_ns").drop_nulls().first())
     series = series.sort(_KEY, nulls_last=False)
     grid = series.join(times.to_frame(), how="cross")
