@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tracelab import schema
-from tracelab.exceptions import ParameterError
+from tracelab.exceptions import ParameterError, SchemaError
 from tracelab.rules import (
     METRIC_NAMES,
     MetricNames,
@@ -23,8 +23,19 @@ from tracelab.rules import (
 from tracelab.rules.alert import Counter, fire_times, firing_states, increase
 from tracelab.rules.promql import quote
 from tracelab.rules.score import score_fires
+from tracelab.signals import (
+    detect_error_bursts,
+    detect_latency_rises,
+    detect_percentile_rises,
+    find_lead_lags,
+    merge_red,
+    neighbour_pairs,
+)
+from tracelab.signals.aligned import align_on_bursts
 from tracelab.synth.incident import synthesize_incident
+from tracelab.traceset import TraceSet
 
+RED = schema.empty(schema.RED)
 PAIR = [("auth", "payment")]
 
 
@@ -269,3 +280,47 @@ def test_the_dashboard_shows_each_rule_and_numbers_its_panels():
     assert any("histogram_quantile(0.99" in expr for expr in exprs)
     assert any("ALERTS" in expr for expr in exprs)
     assert "tracelab:chain_integrity:sli" in exprs
+
+
+NO_TABLE = [TraceSet(spans=schema.empty(schema.SPANS)), None, 3, "red.parquet", {"time": []}]
+
+
+@pytest.mark.parametrize("given", NO_TABLE, ids=lambda given: type(given).__name__)
+@pytest.mark.parametrize(
+    "call",
+    [
+        find_lead_lags,
+        detect_error_bursts,
+        detect_latency_rises,
+        merge_red,
+        neighbour_pairs,
+        derive_rules,
+        lambda given: backtest_rules([], given),
+        lambda given: render_prometheus_tests([], given),
+        lambda given: detect_percentile_rises(given, value="p99"),
+        lambda given: align_on_bursts(given, trigger_service="a", target_service="b"),
+    ],
+)
+def test_what_is_no_table_is_refused_in_one_sentence(call, given):
+    with pytest.raises(
+        SchemaError, match=f"must be a polars DataFrame, not a {type(given).__name__}"
+    ):
+        call(given)
+
+
+@pytest.mark.parametrize("given", [[3], ["auth"], [{"rule_id": "x"}]])
+@pytest.mark.parametrize(
+    "call", [render_prometheus_rules, render_grafana_dashboard, lambda r: backtest_rules(r, RED)]
+)
+def test_what_is_no_rule_is_refused(call, given):
+    with pytest.raises(ParameterError, match="is no WarningRule"):
+        call(given)
+
+
+@pytest.mark.parametrize("given", ["auth", [("a", "b", "c")], ["ab"], 7])
+def test_what_is_no_pair_is_refused(given):
+    for call in (find_lead_lags, derive_rules):
+        with pytest.raises(ParameterError, match="not \\(trigger, target\\)"):
+            call(RED, pairs=given)
+    with pytest.raises(ParameterError, match="no WarningRule"):
+        render_prometheus_rules(7)

@@ -546,8 +546,17 @@ def require_columns(table: pl.DataFrame, columns: Iterable[str], *, name: str) -
     Raises
     ------
     SchemaError
-        With the missing columns, those that are there, and the nearest public constant.
+        With the missing columns, those that are there, and the nearest public constant; or if
+        it is no table at all.
     """
+    given: object = table
+    if not isinstance(given, pl.DataFrame):
+        kind = type(given).__name__
+        hint = "; from a capture, tl.red_series(traces) makes `red`" if kind == "TraceSet" else ""
+        raise SchemaError(
+            f"`{name}` must be a polars DataFrame, not a {kind}{hint}; see tracelab.schema for "
+            "the columns of each table"
+        )
     missing = [column for column in columns if column not in table.columns]
     if missing:
         raise SchemaError(

@@ -8,13 +8,13 @@ import numpy as np
 import polars as pl
 
 from tracelab import schema
-from tracelab.exceptions import ParameterError
 from tracelab.rules.learning import Key, PairHistory, learn_rule, pair_history
-from tracelab.rules.rule import WarningRule
+from tracelab.rules.rule import WarningRule, as_rules
 from tracelab.rules.score import Score
 from tracelab.signals import find_lead_lags
 from tracelab.signals.grid import as_red
 from tracelab.signals.lag import estimate_lag
+from tracelab.signals.leads import as_pairs
 
 FOLDS: Final = ((0.5, 0.75), (0.75, 1.0))
 """Learn on the time before the first number, judge between the two."""
@@ -69,10 +69,10 @@ def derive_rules(
     SchemaError
         If a table lacks a column.
     ParameterError
-        If `trigger` is unknown.
+        If `trigger` is unknown or `pairs` holds no pairs.
     """
     red = as_red(red)
-    wanted = None if pairs is None else list(pairs)
+    wanted = None if pairs is None else as_pairs(pairs)
     if leads is None:
         leads = find_lead_lags(red, pairs=wanted, trigger=trigger, operations=operations)
     schema.require_columns(leads, schema.LEAD_LAGS, name="leads")
@@ -130,9 +130,7 @@ def backtest_rules(
     """
     red = as_red(red)
     rows: list[dict[str, Any]] = []
-    for rule in rules:
-        if not isinstance(rule, WarningRule):
-            raise ParameterError(f"{rule!r} is no WarningRule; pass what derive_rules returned")
+    for rule in as_rules(rules):
         rows += _backtest(rule, red, baselines)
     if not rows:
         return schema.empty(schema.RULE_SCORES)

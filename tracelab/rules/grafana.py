@@ -31,7 +31,7 @@ def render_grafana_dashboard(
     Raises
     ------
     ParameterError
-        If the preset is unknown.
+        If the preset is unknown or an entry is no WarningRule.
     """
     names = metric_names(metrics)
     panels: list[dict[str, Any]] = []

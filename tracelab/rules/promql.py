@@ -6,7 +6,7 @@ from typing import Any, Final
 
 from tracelab import html
 from tracelab.exceptions import ParameterError
-from tracelab.rules.rule import WarningRule
+from tracelab.rules.rule import WarningRule, as_rules
 from tracelab.signals.metric_names import MetricNames, metric_names
 
 RULE_LABEL: Final = "tracelab_rule"
@@ -145,7 +145,8 @@ def render_prometheus_rules(
     Raises
     ------
     ParameterError
-        If the preset is unknown or the tiers are not falling within 0 and 1.
+        If the preset is unknown, an entry is no WarningRule, or the tiers are not falling
+        within 0 and 1.
     """
     import yaml
 
@@ -173,7 +174,8 @@ def render_prometheus_rules(
 
 def exportable(rules: Sequence[WarningRule], names: MetricNames) -> list[WarningRule]:
     """Return the rules whose trigger these metrics count, by id."""
-    return sorted((r for r in rules if r.trigger_kind in names.failures), key=lambda r: r.rule_id)
+    counted = (r for r in as_rules(rules) if r.trigger_kind in names.failures)
+    return sorted(counted, key=lambda r: r.rule_id)
 
 
 def alert_labels(rule: WarningRule) -> dict[str, str]:

@@ -6,6 +6,7 @@ from typing import Any, Final
 import numpy as np
 import polars as pl
 
+from tracelab import schema
 from tracelab.rules.alert import Counter, Flags, firing_states, levels
 from tracelab.rules.learning import PairHistory, pair_history
 from tracelab.rules.promql import (
@@ -56,12 +57,13 @@ def render_prometheus_tests(
     Raises
     ------
     ParameterError
-        If the preset is unknown.
+        If the preset is unknown or an entry is no WarningRule.
     SchemaError
         If `red` lacks a column.
     """
     import yaml
 
+    schema.require_columns(red, schema.RED, name="red")
     names = metric_names(metrics)
     tests: list[dict[str, Any]] = []
     kept = exportable(rules, names)

@@ -1,11 +1,12 @@
 """An early-warning rule: when to alert, what it announces, and how well that held."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from hashlib import blake2s
 from typing import Any, Final
 
 from tracelab import html
+from tracelab.exceptions import ParameterError
 
 _WORDS: Final = {
     "5xx": "A 5xx burst",
@@ -140,6 +141,34 @@ class WarningRule:
 
     def _repr_html_(self) -> str:
         return f"<p>{html.escape(str(self))}</p>"
+
+
+def as_rules(rules: Iterable[WarningRule]) -> list[WarningRule]:
+    """Return rules as a list.
+
+    Parameters
+    ----------
+    rules : iterable of WarningRule
+        From `derive_rules`.
+
+    Returns
+    -------
+    list of WarningRule
+        The same.
+
+    Raises
+    ------
+    ParameterError
+        If it is no iterable or an entry is no WarningRule.
+    """
+    given: Any = rules
+    found: list[WarningRule] = list(given) if isinstance(given, Iterable) else [given]
+    for one in found:
+        if not isinstance(one, WarningRule):
+            raise ParameterError(
+                f"a {type(one).__name__} is no WarningRule; pass what derive_rules returned"
+            )
+    return found
 
 
 def _whose(service: str | None, operation: str | None) -> str:

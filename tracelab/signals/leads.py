@@ -95,7 +95,7 @@ def find_lead_lags(
     SchemaError
         If a table lacks a column or `red` is not on one grid.
     ParameterError
-        If a duration, a kind or the range of lags makes no sense.
+        If a duration, a kind, a pair or the range of lags makes no sense.
 
     References
     ----------
@@ -103,13 +103,16 @@ def find_lead_lags(
     .. [2] Benjamini and Hochberg, "Controlling the false discovery rate", 1995.
     """
     lags = _lag_range(min_lag, max_lag, tolerance)
-    kinds = [trigger] if isinstance(trigger, str) else list(trigger)
-    unknown = [kind for kind in kinds if kind not in TRIGGERS]
+    given: Any = trigger
+    several = isinstance(given, Sequence) and not isinstance(given, str)
+    kinds: list[str] = list(given) if several else [given]
+    unknown = [kind for kind in map(str, kinds) if kind not in TRIGGERS]
     if unknown or not kinds:
         raise ParameterError(f"trigger={unknown or kinds!r} is none of {', '.join(TRIGGERS)}")
     if bursts is not None and len(kinds) != 1:
         raise ParameterError("bursts= holds one kind of trigger; pass that one kind")
     red = as_red(red)
+    named = None if pairs is None else as_pairs(pairs)
     if not operations:
         red = red.filter(pl.col("span_name").is_null())
     if not red.height:
@@ -124,13 +127,42 @@ def find_lead_lags(
         lead = bursts if bursts is not None else detect_error_bursts(red, trigger=kind)
         schema.require_columns(lead, schema.BURSTS, name="bursts")
         triggers = _events(lead, red)
-        wanted = list(_candidates(red, pairs))
+        wanted = list(_candidates(red, named))
         for a, b in wanted:
             scan = _scan(a, b, triggers, targets, silent, lags, shuffles, seed)
             if scan and len(wanted) > 250 and max(scan.p_shift, scan.p_day) < 0.01:
                 scan = _scan(a, b, triggers, targets, silent, lags, shuffles * 10, seed)
             rows.append(_row(kind, a, b, triggers.of(a), targets.of(b), scan, lags, seed))
     return _judge(rows, false_discovery)
+
+
+def as_pairs(pairs: Iterable[tuple[str, str]]) -> list[tuple[str, str]]:
+    """Return pairs of services as a list of tuples.
+
+    Parameters
+    ----------
+    pairs : iterable of (str, str)
+        Trigger and target of each pair.
+
+    Returns
+    -------
+    list of (str, str)
+        The same.
+
+    Raises
+    ------
+    ParameterError
+        If it is no iterable, or an entry is no pair of names.
+    """
+    given: object = pairs
+    rows = list(given) if isinstance(given, Iterable) and not isinstance(given, str) else [given]
+    for row in rows:
+        if isinstance(row, str) or not isinstance(row, Sequence) or len(row) != 2:
+            raise ParameterError(
+                f"pairs= holds a {type(row).__name__}, not (trigger, target); pass for example "
+                "[('auth', 'payment')] or what neighbour_pairs returned"
+            )
+    return [(row[0], row[1]) for row in rows]  # type: ignore[index]
 
 
 def neighbour_pairs(edges: pl.DataFrame, *, hops: int = 3) -> list[tuple[str, str]]:

@@ -103,7 +103,7 @@ def metric_names(preset: str | MetricNames) -> MetricNames:
     """
     if isinstance(preset, MetricNames):
         return preset
-    if preset not in METRIC_NAMES:
+    if not isinstance(preset, str) or preset not in METRIC_NAMES:
         raise ParameterError(
             f"metrics={preset!r} is none of {', '.join(METRIC_NAMES)}; or pass MetricNames(...)"
         )

@@ -58,10 +58,16 @@ def red_series(
     Raises
     ------
     ParameterError
-        If `every` is no duration between 5 s and 5 min, or `max_operations` is negative.
+        If `traces` is no TraceSet, `every` is no duration between 5 s and 5 min, or
+        `max_operations` is negative.
     SchemaError
         If a table lacks a column.
     """
+    given: object = traces
+    if not isinstance(given, TraceSet):
+        raise ParameterError(
+            f"traces must be a TraceSet, not a {type(given).__name__}; read one with read_traces"
+        )
     bin_ns = duration_ns(every, name="every")
     if not 5 * 10**9 <= bin_ns <= 300 * 10**9:
         raise ParameterError(f"every={every!r} must lie between '5s' and '5m'")
