@@ -5,7 +5,7 @@ import polars as pl
 import pytest
 
 from tracelab import schema
-from tracelab.exceptions import ParameterError, UnknownFormatError
+from tracelab.exceptions import ParameterError, SourceError, UnknownFormatError
 from tracelab.signals import red_from_metrics, red_from_prometheus
 
 T0 = 1_767_571_200_000_000_000
@@ -154,3 +154,40 @@ def test_an_answer_that_is_no_matrix_is_refused(body):
 def test_no_points_give_an_empty_table():
     assert red_from_metrics(schema.empty(schema.METRIC_POINTS)).schema == schema.RED
     assert red_from_prometheus(answer()).height == 0
+
+
+def test_a_dump_reads_as_the_range_query_of_the_same_counters(tmp_path):
+    series = [
+        counter([10, 20, 5], response_code="200", operation='a}"\\\n b'),
+        counter([1, 3, 3], response_code="503"),
+        counter([10, 18, 4], name="istio_request_duration_milliseconds_bucket", le="100"),
+        counter([7, 8, 9], name="another_bucket", le="100"),
+    ]
+    plain, named = [], ["# TYPE istio_requests counter"]
+    for one in series:
+        labels = dict(one["metric"])
+        text = ", ".join(f"{key}={json.dumps(value)}" for key, value in labels.items())
+        name = labels.pop("__name__")
+        short = ",".join(f"{key}={json.dumps(value)}" for key, value in labels.items())
+        plain += [f"{{{text}}} {v} {t * 1000:.0f}" for t, v in one["values"]]
+        named += [f"{name}{{{short}}} {v} {t:.3f}" for t, v in one["values"]]
+    plain += ['{__name__="up"} NaN 1767571260000', '{__name__="h"} {count:3, sum:2} 1767571260000']
+    wanted = red_from_prometheus(answer(*series), metrics="istio")
+    assert whole(wanted)["duration_counts"][1].to_list() == [8.0, 4.0]
+    (tmp_path / "dump").write_text("\n".join(plain))
+    for given in ("\n".join(plain), "\n".join([*named, "# EOF"]).encode(), tmp_path / "dump"):
+        assert red_from_prometheus(given, metrics="istio").equals(wanted)
+    assert red_from_prometheus("# EOF\n").height == 0
+
+
+def test_a_file_that_is_not_there_and_text_that_is_no_dump_are_refused(tmp_path):
+    with pytest.raises(SourceError, match="No such file"):
+        red_from_prometheus(tmp_path / "none.json")
+    with pytest.raises(UnknownFormatError, match="promtool tsdb dump-openmetrics"):
+        red_from_prometheus("metrics.txt")
+
+
+def test_points_dated_1970_make_no_grid_of_decades():
+    points = [point(m, [m, m, m]) for m in range(1, 40)]
+    stray = point(1, [1, 1, 1], instance="i2") | {"time": 60_000_000_000}
+    assert red_from_metrics(table(*points, stray)).height < 100

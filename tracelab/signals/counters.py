@@ -1,17 +1,15 @@
-"""RED out of counters: OTLP metric points, and answers of a Prometheus server."""
+"""RED out of counters: what OTLP metric points, or any samples of counters, add per bin."""
 
-import json
 import re
-from collections.abc import Mapping, Sequence
-from typing import Any, Final
+from collections.abc import Sequence
+from typing import Final
 
 import numpy as np
 import polars as pl
 
 from tracelab import schema, semconv
-from tracelab.exceptions import ParameterError, UnknownFormatError
+from tracelab.exceptions import ParameterError
 from tracelab.signals.grid import bins_between, duration_ns
-from tracelab.signals.metric_names import MetricNames, metric_names
 from tracelab.traceset import TraceSet
 
 SERVER_DURATIONS: Final = (
@@ -25,7 +23,7 @@ SERVER_DURATIONS: Final = (
 """OTLP histograms of served requests: semantic conventions old and new, spanmetrics."""
 
 _UNITS_NS: Final = {"s": 1e9, "ms": 1e6, "us": 1e3, "ns": 1.0}
-_SAMPLES: Final = pl.Schema(
+SAMPLES: Final = pl.Schema(
     {
         "service_name": pl.String,
         "span_name": pl.String,
@@ -39,6 +37,8 @@ _SAMPLES: Final = pl.Schema(
         "value": pl.Float64,
     }
 )
+"""One sample of one counter: requests where `edge` is null, else requests below that edge."""
+
 _GAP: Final = 2.5  # a counter unseen for this many intervals grew at an unknown time
 
 
@@ -116,114 +116,7 @@ def red_from_metrics(
     below = pl.concat([_explicit_below(wanted), _exponential_below(wanted)])
     edges = base.join(below, on="_point")
     samples = pl.concat([counts, edges.select(counts.columns)]).drop("_point")
-    return _assemble(schema.conform(samples, _SAMPLES), bin_ns, spoke)
-
-
-def red_from_prometheus(
-    *responses: str | bytes | Mapping[str, Any],
-    every: str = "1m",
-    metrics: str | MetricNames = "spanmetrics",
-) -> pl.DataFrame:
-    """Count requests, errors and durations from range queries of raw counters.
-
-    Parameters
-    ----------
-    *responses : str, bytes or mapping
-        Answers of ``/api/v1/query_range`` (or ``/api/v1/query`` with a range selector) for the
-        counter of requests and, if durations are wanted, the ``_bucket`` series; raw counters,
-        not rates.
-    every : str
-        Bin; not shorter than the step.
-    metrics : str or MetricNames
-        What the metrics and labels are called: istio, spanmetrics, http_server, or own names.
-
-    Returns
-    -------
-    pl.DataFrame
-        Schema `RED`. A fall of a counter is a reset; a bin without a sample of a service is
-        null.
-
-    Raises
-    ------
-    UnknownFormatError
-        If an answer is no matrix of Prometheus.
-    ParameterError
-        If `every` is no duration or shorter than the step, or the preset is unknown.
-    """
-    names = metric_names(metrics)
-    bin_ns = duration_ns(every, name="every")
-    serves = _matchers(names.server)
-    failure = _matchers(names.failures.get("5xx", ""))
-    error = _matchers(names.failures.get("error", names.failures.get("5xx", "")))
-    tables = [pl.DataFrame(schema=_SAMPLES)]
-    for number, series in enumerate(s for answer in responses for s in _matrix(answer)):
-        labels = series.get("metric", {})
-        is_bucket = labels.get("__name__") == names.duration_bucket or "le" in labels
-        if not is_bucket and labels.get("__name__", names.requests) != names.requests:
-            continue
-        if not all(accepts(labels) for accepts in serves):
-            continue
-        edge = None
-        if is_bucket:
-            bound = float(labels.get("le", "nan"))
-            if not np.isfinite(bound):
-                continue
-            edge = round(bound * names.unit_s * 1e9)
-        samples = [(t, float(v)) for t, v in series.get("values", []) if v != "NaN"]
-        tables.append(
-            pl.DataFrame(
-                {
-                    "time": [round(t * 1e3) * 10**6 for t, _ in samples],
-                    "value": [v for _, v in samples],
-                },
-                schema={"time": pl.Int64, "value": pl.Float64},
-            ).select(
-                pl.lit(labels.get(names.service_label), pl.String).alias("service_name"),
-                pl.lit(labels.get(names.operation_label), pl.String).alias("span_name"),
-                pl.lit(number, pl.UInt64).alias("series"),
-                "time",
-                pl.lit(None, pl.Int64).alias("start"),
-                pl.lit(False).alias("delta"),
-                pl.lit(bool(error) and all(f(labels) for f in error)).alias("error"),
-                pl.lit(bool(failure) and all(f(labels) for f in failure)).alias("error_5xx"),
-                pl.lit(edge, pl.Int64).alias("edge"),
-                "value",
-            )
-        )
-    samples_ = pl.concat(tables)
-    spoke = samples_.select("service_name", ((pl.col("time") - 1) // bin_ns).alias("bin")).unique()
-    return _assemble(samples_, bin_ns, spoke)
-
-
-def _matrix(answer: str | bytes | Mapping[str, Any]) -> list[dict[str, Any]]:
-    try:
-        body = json.loads(answer) if isinstance(answer, (str, bytes)) else answer
-    except ValueError as problem:
-        raise UnknownFormatError(
-            f"the answer is no JSON ({problem}); pass the body of /api/v1/query_range"
-        ) from problem
-    part = body.get("data") if isinstance(body, Mapping) else None
-    if not isinstance(part, Mapping) or part.get("resultType") != "matrix":
-        status = body.get("status") if isinstance(body, Mapping) else type(body).__name__
-        raise UnknownFormatError(
-            f"the answer (status {status!r}) holds no matrix; ask /api/v1/query_range for the raw "
-            "counters"
-        )
-    return list(part.get("result", []))
-
-
-def _matchers(text: str) -> list[Any]:
-    found = re.findall(r'([A-Za-z_]\w*)\s*(=~|!~|!=|=)\s*"((?:[^"\\]|\\.)*)"', text)
-    accepts: list[Any] = []
-    for label, operator, value in found:
-        pattern = re.compile(value if "~" in operator else re.escape(value))
-        wanted = not operator.startswith("!")
-        accepts.append(
-            lambda labels, label=label, pattern=pattern, wanted=wanted: (
-                bool(pattern.fullmatch(labels.get(label, ""))) == wanted
-            )
-        )
-    return accepts
+    return assemble(schema.conform(samples, SAMPLES), bin_ns, spoke)
 
 
 def _first_of(*keys: str) -> pl.Expr:
@@ -354,7 +247,28 @@ def _increments(samples: pl.DataFrame, bin_ns: int) -> pl.DataFrame:
     return ordered.with_columns(grown.alias("grown"), ((pl.col("time") - 1) // bin_ns).alias("bin"))
 
 
-def _assemble(samples: pl.DataFrame, bin_ns: int, spoke: pl.DataFrame) -> pl.DataFrame:
+def assemble(samples: pl.DataFrame, bin_ns: int, spoke: pl.DataFrame) -> pl.DataFrame:
+    """Return RED out of samples of counters.
+
+    Parameters
+    ----------
+    samples : pl.DataFrame
+        Schema `SAMPLES`.
+    bin_ns : int
+        Width of a bin.
+    spoke : pl.DataFrame
+        Columns service_name and bin: where a service exported anything at all.
+
+    Returns
+    -------
+    pl.DataFrame
+        Schema `RED`.
+
+    Raises
+    ------
+    ParameterError
+        If a bin is shorter than the interval of the samples.
+    """
     if not samples.height:
         return schema.empty(schema.RED)
     grown = _increments(samples, bin_ns)
