@@ -83,6 +83,27 @@ def test_waterfall_joins_a_proposed_parent_of_the_same_trace_by_a_dashed_line(sh
     assert list(line.x) == [20.0, 20.0, None]
 
 
+def test_waterfall_draws_a_detached_trace_below_its_probable_caller():
+    traces = (
+        Capture()
+        .span(1, 1, service="web", name="GET /", duration=100)
+        .span(2, 7, service="mail", name="send", start=30, duration=30)
+        .span(3, 8, service="other", name="else", start=30, duration=30)
+        .traces()
+    )
+    tie = {
+        "kind": "detached_root", "trace_id": trace_id(2), "span_id": span_id(7),
+        "proposed_trace_id": trace_id(1), "proposed_span_id": span_id(1),
+    }  # fmt: skip
+    for shown in (1, 2):
+        figure = plots.waterfall(traces, trace_id(shown), breaks=break_rows(tie))
+        assert "and 1 that probably belongs to it" in figure.layout.title.text
+        assert list(named(figure, "mail").base) == [30.0]
+        assert list(named(figure, "mail").y) == [1]
+        assert list(named(figure, "proposed parent").y) == [0, 1, None]
+        assert "other" not in {trace.name for trace in figure.data}
+
+
 def test_waterfall_outlines_the_critical_path(shop):
     line = named(plots.waterfall(shop, trace_id(1), critical_path=[span_id(2)]), "critical path")
     assert list(line.x) == [10.0, 60.0, None]

@@ -50,10 +50,14 @@ def case_pictures(
         ),
         ("Broken places by hop (rows) and kind and cause (columns).", plots.break_matrix(breaks)),
     ]
-    for trace_id in trace_ids[:MAX_WATERFALLS]:
+    for trace_id in _separate(trace_ids, breaks)[:MAX_WATERFALLS]:
         figure = plots.waterfall(exhibits, trace_id, breaks=breaks, max_spans=MAX_WATERFALL_SPANS)
         chosen.append(
-            ("A trace over time; diamonds mark breaks, dashed lines proposed parents.", figure)
+            (
+                "A trace over time. Diamonds mark breaks; a dashed line leads to the span that "
+                "probably called what starts there.",
+                figure,
+            )
         )
     chosen += [
         (
@@ -68,6 +72,16 @@ def case_pictures(
         ),
     ]
     return [Picture(caption, figure.to_json()) for caption, figure in chosen if figure.data]
+
+
+def _separate(trace_ids: list[str], breaks: pl.DataFrame) -> list[str]:
+    """Leave out traces that are drawn with the one that they probably belong to."""
+    tied = breaks.filter(
+        pl.col("trace_id").is_in(pl.Series(trace_ids, dtype=pl.String).implode()),
+        (pl.col("trace_id") != pl.col("proposed_trace_id")).fill_null(value=False),
+    )
+    drawn = dict(tied.select("trace_id", "proposed_trace_id").iter_rows())
+    return [each for each in trace_ids if drawn.get(each) not in trace_ids]
 
 
 class TraceView:

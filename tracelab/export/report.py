@@ -155,15 +155,21 @@ def _card(finding: Finding) -> Markup:
         facts += [
             ("why", f"{finding.cause}: {wording.CAUSE_MEANING.get(finding.cause, '')}"),
             ("where", f"{finding.boundary}: {wording.BOUNDARY_MEANING.get(finding.boundary, '')}"),
-            ("how sure", f"{finding.confidence:.2f} of 1"),
         ]
-    facts += [("evidence", text) for text in finding.evidence]
-    facts += [("not excluded", text) for text in finding.alternatives]
-    facts += [("example", _example(case)) for case in finding.exemplars[:3]]
+    if finding.subject == "break" and finding.cause != "unknown":
+        facts.append(("how sure", f"{finding.confidence:.2f} of 1"))
+    facts += [("evidence", "; ".join(finding.evidence))] if finding.evidence else []
+    facts += [("not excluded", ", ".join(finding.alternatives))] if finding.alternatives else []
     rows = "".join(
-        f"<dt>{html.escape(name)}</dt><dd>{html.escape(value, limit=600)}</dd>"
+        f"<dt>{html.escape(name)}</dt><dd>{html.escape(value, limit=1200)}</dd>"
         for name, value in facts
     )
+    if finding.exemplars:
+        examples = "".join(
+            f"<li><code>{html.escape(_example(case), limit=600)}</code></li>"
+            for case in finding.exemplars[:3]
+        )
+        rows += f"<dt>examples</dt><dd><ul>{examples}</ul></dd>"
     advice = (
         f"<p class='do'>What to do: {html.escape(finding.advice)}</p>" if finding.advice else ""
     )

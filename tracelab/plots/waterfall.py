@@ -42,8 +42,9 @@ def waterfall(
     trace_id : str
         The trace.
     breaks : pl.DataFrame, optional
-        Schema BREAKS; those of this trace are marked, proposed parents inside the trace
-        are joined by a dashed line, those in other traces are named in the hover text.
+        Schema BREAKS; those of this trace are marked. Traces that a proposed parent ties to
+        this one are drawn with it where the capture holds them, each below the span that
+        probably called it, joined by a dashed line.
     edges : pl.DataFrame, optional
         Schema EDGES; found from the trace when left out.
     critical_path : list of str, optional
@@ -66,7 +67,13 @@ def waterfall(
     """
     trace = traces.trace(trace_id)
     title = f"Trace {label(trace_id, limit=40)}"
-    spans = tree_order(trace.spans)
+    own = trace.spans["trace_id"][0]
+    found = None if breaks is None else _of_trace(breaks, own)
+    spans = trace.spans if found is None else _with_tied(traces, trace.spans, found)
+    n_tied = spans["trace_id"].n_unique() - 1
+    if n_tied:
+        title += f" and {n_tied} that probably belong{'s' if n_tied == 1 else ''} to it"
+    spans = tree_order(spans)
     timed = spans.filter(pl.col("start_time").is_not_null())
     if not timed.height:
         return nothing_to_show(title, "No span of this trace carries a start time.")
@@ -80,9 +87,8 @@ def waterfall(
     )
     edges = span_edges(trace) if edges is None else edges
     rows = timed.to_dicts()
-    here = _of_trace(breaks, rows[0]["trace_id"]) if breaks is not None else []
     boundaries = dict(
-        edges.filter(pl.col("trace_id") == rows[0]["trace_id"], pl.col("relation") == "parent")
+        edges.filter(pl.col("trace_id") == own, pl.col("relation") == "parent")
         .select("child_span_id", "boundary")
         .iter_rows()
     )
@@ -97,7 +103,7 @@ def waterfall(
     _add_bars(shown, rows, boundaries)
     _add_path(shown, rows, critical_path or [])
     _add_errors(shown, rows)
-    _add_breaks(shown, rows, here)
+    _add_breaks(shown, rows, [] if found is None else found.to_dicts())
     shown.update_xaxes(title_text="milliseconds since the first span")
     shown.update_yaxes(
         autorange="reversed",
@@ -111,9 +117,29 @@ def waterfall(
     return shown
 
 
-def _of_trace(breaks: pl.DataFrame, trace_id: str) -> list[dict[str, Any]]:
+def _of_trace(breaks: pl.DataFrame, trace_id: str) -> pl.DataFrame:
     schema.require_columns(breaks, schema.BREAKS, name="breaks")
-    return breaks.filter(pl.col("trace_id") == trace_id).to_dicts()
+    return breaks.filter(
+        (pl.col("trace_id") == trace_id)
+        | (pl.col("proposed_trace_id") == trace_id).fill_null(value=False)
+    )
+
+
+def _with_tied(traces: TraceSet, spans: pl.DataFrame, found: pl.DataFrame) -> pl.DataFrame:
+    """Add the traces that proposed parents tie to a trace, hung where they probably belong."""
+    crossing = found.filter((pl.col("trace_id") != pl.col("proposed_trace_id")).fill_null(False))
+    others = pl.concat([crossing["trace_id"], crossing["proposed_trace_id"]]).unique()
+    tied = traces.select_traces(others).spans
+    if not tied.height:
+        return spans
+    proposed = crossing.select("trace_id", "span_id", _parent="proposed_span_id").unique(
+        ["trace_id", "span_id"], keep="first", maintain_order=True
+    )
+    whole = pl.concat([spans, tied]).unique(maintain_order=True)
+    keys = ["trace_id", "span_id"]
+    return whole.join(proposed, on=keys, how="left", maintain_order="left").select(
+        pl.exclude("_parent", "parent_span_id"), pl.coalesce("parent_span_id", "_parent")
+    )
 
 
 def _tick(row: dict[str, Any]) -> str:
@@ -194,15 +220,16 @@ def _add_errors(shown: go.Figure, rows: list[dict[str, Any]]) -> None:
 
 
 def _add_breaks(shown: go.Figure, rows: list[dict[str, Any]], breaks: list[dict[str, Any]]) -> None:
-    at = {row["span_id"]: row for row in rows}
-    marked = [found for found in breaks if found["span_id"] in at]
+    at = {(row["trace_id"], row["span_id"]): row for row in rows}
+    breaks = [{**found, "_at": at.get((found["trace_id"], found["span_id"]))} for found in breaks]
+    marked = [found for found in breaks if found["_at"] is not None]
     for severity in ("error", "warning", "info"):
         chosen = [found for found in marked if found["severity"] == severity]
         if not chosen:
             continue
         shown.add_scatter(
-            x=[at[found["span_id"]]["_offset_ms"] for found in chosen],
-            y=[at[found["span_id"]]["_row"] for found in chosen],
+            x=[found["_at"]["_offset_ms"] for found in chosen],
+            y=[found["_at"]["_row"] for found in chosen],
             mode="markers",
             marker={
                 "symbol": "diamond",
@@ -217,8 +244,9 @@ def _add_breaks(shown: go.Figure, rows: list[dict[str, Any]], breaks: list[dict[
     xs: list[float | None] = []
     ys: list[float | None] = []
     for found in marked:
-        parent, child = at.get(found["proposed_span_id"]), at[found["span_id"]]
-        if parent is not None and found["proposed_trace_id"] == child["trace_id"]:
+        child = found["_at"]
+        parent = at.get((found["proposed_trace_id"], found["proposed_span_id"]))
+        if parent is not None:
             xs += [child["_offset_ms"], child["_offset_ms"], None]
             ys += [parent["_row"], child["_row"], None]
     if xs:
