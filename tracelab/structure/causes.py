@@ -177,8 +177,8 @@ def _edges(skeleton: Skeleton, missing: Missing, lifetimes: Lifetimes, case: Cas
     late = ~lifetimes.exited & (after > 0)
     case.put("capture_edge", late, 25 * after[late], "still open when the capture stopped")
     # Durations have long tails: a slow span may have been open still.
-    odds = np.where(missing.call, 0.0, open_odds(skeleton, missing, lifetimes))
-    slow = ~late & (odds >= MIN_ODDS)
+    odds = open_odds(skeleton, missing, lifetimes)
+    slow = odds >= MIN_ODDS
     case.put(
         "capture_edge",
         slow,

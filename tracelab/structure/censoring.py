@@ -19,6 +19,12 @@ _TAIL_SHARE: Final = 0.02
 _STEEPEST: Final = 4.0
 """Latencies have power-law tails; a handful of values may look steeper than they are."""
 
+_ENOUGH: Final = 5
+"""Least values from which anything is said of a law."""
+
+_SAMPLE: Final = 2_000_000
+"""Spans from which laws are read."""
+
 _FEW: Final = 0.5
 """Losses counted where none was seen: half of one, the usual continuity correction."""
 
@@ -64,7 +70,7 @@ def open_odds(skeleton: Skeleton, missing: Missing, lifetimes: Lifetimes) -> Flo
     Returns
     -------
     ndarray of float64
-        Odds, entry by entry; 0 for calls and for processes that stopped before the capture.
+        Odds, entry by entry; 0 for processes that stopped before the capture.
 
     Raises
     ------
@@ -76,10 +82,12 @@ def open_odds(skeleton: Skeleton, missing: Missing, lifetimes: Lifetimes) -> Flo
     end = skeleton.end[missing.row]
     latest = np.full(family.max(initial=-1) + 1, np.iinfo(np.int64).min)
     np.maximum.at(latest, family[orphan], end[orphan])
-    left = lifetimes.last - latest[family]
-    odds = _odds(skeleton, missing, orphan & ~lifetimes.exited & (left > 0), left, sign=1)
-    odds[orphan & ~lifetimes.exited & (left <= 0)] = np.inf
-    active = orphan & ~lifetimes.exited & _still_active(family, end, orphan, left)
+    left = lifetimes.last - np.where(orphan, latest[family], end)
+    asked = skeleton.timed[missing.row] & ~lifetimes.exited
+    final = asked & orphan & (left > 0) & (end == latest[family])
+    odds = _odds(skeleton, missing, (asked & missing.call) | final, left, sign=1)
+    odds[orphan & asked & (left <= 0)] = np.inf
+    active = orphan & asked & _still_active(family, end, orphan, left)
     odds[active] = np.maximum(odds[active], 10.0)
     # One span has one fate: what one of its children tells holds for all.
     best = np.zeros(latest.size)
@@ -119,19 +127,55 @@ def _odds(skeleton: Skeleton, missing: Missing, asked: Bools, age: Ints, *, sign
     """Compare, per entry, the law's survival at an age with the share that is lost anyway."""
     odds = np.zeros(missing.row.size)
     low, high = skeleton.window
-    near = np.flatnonzero(asked & (age < (high - low) // 2))
+    near = np.flatnonzero(asked & (age < high - low))
     if not near.size:
         return odds
-    loss = _loss_share(skeleton, missing)
-    ops = skeleton.op[missing.row[near]]
-    order = np.argsort(ops, kind="stable")
-    codes, begin = np.unique(ops[order], return_index=True)
-    for code, group in zip(codes.tolist(), np.split(near[order], begin[1:]), strict=True):
-        rows = skeleton.by_op.rows(code)
-        rows = rows[(skeleton.parent[rows] >= 0) & skeleton.timed[rows]]
-        gaps = sign * (skeleton.end[skeleton.parent[rows]] - skeleton.end[rows])
-        odds[group] = survival(gaps, age[group].astype(np.float64)) / loss
+    loss = _loss_shares(skeleton, missing)
+    parents = _Pauses(skeleton, sign)
+    for call in (False, True):
+        mine = near[missing.call[near] == call]
+        keys = (skeleton.caller_class if call else skeleton.op)[missing.row[mine]]
+        order = np.argsort(keys, kind="stable")
+        codes, begin = np.unique(keys[order], return_index=True)
+        for code, group in zip(codes.tolist(), np.split(mine[order], begin[1:]), strict=False):
+            gaps = sign * _server_gaps(skeleton, code) if call else parents.of(code)
+            odds[group] = survival(gaps, age[group].astype(np.float64)) / loss[group]
     return odds
+
+
+class _Pauses:
+    """How long after a child the next sign of its parent comes: another child, or its own end.
+
+    Before the capture's begin (``sign`` -1): how long the child outlasts its parent.
+    """
+
+    def __init__(self, skeleton: Skeleton, sign: int) -> None:
+        rows = skeleton.intact
+        rows = rows[skeleton.timed[rows]]
+        # A sample of parents serves; all would cost seconds of sorting at tens of millions.
+        rows = rows[skeleton.parent[rows] % (1 + rows.size // _SAMPLE) == 0]
+        parent, end = skeleton.parent[rows], skeleton.end[rows]
+        until = skeleton.end[parent]
+        if sign > 0:
+            order = np.lexsort((end, parent))
+            rows, parent, end, until = (each[order] for each in (rows, parent, end, until))
+            again = parent[1:] == parent[:-1]
+            until[:-1][again] = end[1:][again]
+        order = np.argsort(skeleton.op[rows], kind="stable")
+        self._gaps: Ints = sign * (until - end)[order]
+        self._begin = np.searchsorted(skeleton.op[rows][order], np.arange(skeleton.ops.height + 1))
+
+    def of(self, op: int) -> Ints:
+        """Return those of an operation."""
+        return self._gaps[self._begin[op] : self._begin[op + 1]]
+
+
+def _server_gaps(skeleton: Skeleton, caller_class: int) -> Ints:
+    """How long the servers outlast the calls of a class."""
+    rows = skeleton.by_class.rows(caller_class)
+    servers = skeleton.intact[np.isin(skeleton.parent[skeleton.intact], rows)]
+    gaps: Ints = skeleton.end[servers] - skeleton.end[skeleton.parent[servers]]
+    return gaps
 
 
 def survival(values: Ints, at: Floats) -> Floats:
@@ -154,7 +198,7 @@ def survival(values: Ints, at: Floats) -> Floats:
     ValueError
         Never.
     """
-    if values.size < 5:
+    if values.size < _ENOUGH:
         return np.zeros(at.size)
     ordered = np.sort(values).astype(np.float64)
     share = 1 - np.searchsorted(ordered, at, side="right") / ordered.size
@@ -167,17 +211,27 @@ def survival(values: Ints, at: Floats) -> Floats:
     return beyond
 
 
-def _loss_share(skeleton: Skeleton, missing: Missing) -> float:
-    """Share of parents that are missing in the middle of the capture, away from its edges."""
+def _loss_shares(skeleton: Skeleton, missing: Missing) -> Floats:
+    """Share of parents that other operations lose in the middle of the capture, per entry.
+
+    Those of an operation itself may be long ones that the end cut off.
+    """
     low, high = skeleton.window
     middle = (low + (high - low) // 4, low + 3 * (high - low) // 4)
 
-    def inside(rows: Ints) -> int:
+    def inside(rows: Ints) -> Bools:
         end = skeleton.end[rows]
-        return int(((end > middle[0]) & (end < middle[1])).sum())
+        within: Bools = (end > middle[0]) & (end < middle[1])
+        return within
 
-    lost, held = inside(missing.row[~missing.call]), inside(skeleton.intact)
-    return (lost + _FEW) / (lost + held + 1)
+    once = np.zeros(missing.row.size, bool)
+    once[np.unique(families(skeleton, missing), return_index=True)[1]] = True
+    op = skeleton.op[missing.row]
+    lost = once & ~missing.call & inside(missing.row)
+    own = np.bincount(op[lost], minlength=skeleton.ops.height)
+    total = int(lost.sum()) + int(inside(skeleton.intact).sum()) + 1
+    shares: Floats = (lost.sum() - own[op] + _FEW) / total
+    return shares
 
 
 def _still_active(family: Ints, end: Ints, orphan: Bools, left: Ints) -> Bools:

@@ -15,6 +15,9 @@ SILENT: Final = 15.0
 """Spans that a process would have ended, at its own pace, while it was silent: at 15 the chance
 that it just had nothing to do is below one in a million."""
 
+PAUSE: Final = 3.0
+"""The same for a process that has a successor: one that goes on is seldom silent for three."""
+
 CLOCK_NS: Final = 50_000_000
 """What the clocks of two hosts of one site may differ by at worst, corrected ones among them."""
 
@@ -134,17 +137,19 @@ def process_table(skeleton: Skeleton) -> pl.DataFrame:
     due = silence * pl.col("spans") / (pl.col("last") - pl.col("start") + 1)
     table = table.with_columns(
         host=hosts,
+        quiet=due > PAUSE,
         gone=(due > SILENT) & (silence > EXPORT_DELAY_NS),
     )
     later = table.join(table, on="service", how="inner", suffix="_other").filter(
         (pl.col("process") != pl.col("process_other"))
+        & pl.col("quiet")
         & (pl.col("start_other") > pl.col("last") - 1_000_000_000)
         & (pl.col("start_other") - pl.col("last") < 120_000_000_000)
         & (pl.col("host").is_null() | (pl.col("host") == pl.col("host_other")))
     )
     replaced = pl.col("process").is_in(later["process"].unique().implode())
     return table.with_columns(replaced=replaced, exited=pl.col("gone") | replaced).drop(
-        "gone", "host"
+        "gone", "host", "quiet"
     )
 
 
