@@ -1,5 +1,7 @@
 """Error texts as other printers, packages and runtimes leave them, and texts cut anywhere."""
 
+import time
+
 import pytest
 
 from tracelab.errors_chain import parse_stacktrace
@@ -521,3 +523,34 @@ def test_a_python_text_cut_between_two_errors_keeps_the_recorded_one_above(sente
     chain = parse_stacktrace(text, language="python", type="ValueError", message="in worker")
     assert chain["relation"].to_list() == ["head", "cause"]
     assert chain["truncated"].to_list() == [True, True]
+
+
+FRAGMENTS = [
+    "\n",
+    "\r\n",
+    " ",
+    "\t",
+    "(",
+    "a/",
+    "1:1:",
+    "a:1:in `",
+    " ---> A: b",
+    "\x1b[",
+    "    at f (",
+]
+BEGINNINGS = {
+    "nothing": "",
+    "node": "Error: x\n    at f (/a.js:1:1)\n",
+    "java": "x.E: m\n\tat a.b(C.java:1)\n",
+    "ruby": "a.rb:1:in `b': c (D)\n",
+    "go": "m\n(1) attached\n",
+}
+
+
+@pytest.mark.parametrize("beginning", sorted(BEGINNINGS))
+def test_what_is_repeated_without_end_costs_bounded_time(beginning):
+    for fragment in FRAGMENTS:
+        text = BEGINNINGS[beginning] + fragment * (390_000 // len(fragment)) + "!"
+        start = time.process_time()
+        parse_stacktrace(text)
+        assert time.process_time() - start < 3, repr(fragment)

@@ -6,12 +6,12 @@ from typing import Final
 from tracelab.errors_chain.chain import MAX_LINKS, Chain, Frame, Link, split_header, to_int
 
 MARK: Final = re.compile(
-    r"^\s*--- End of (?:inner exception stack trace|stack trace from previous location)"
+    r"^[ \t]*--- End of (?:inner exception stack trace|stack trace from previous location)"
     r"| in .*:line \d+$| in <[\w ]+>:0$"
-    r"|^\s+at [\w.`+<>\[\],|]+\s?\([^()]*\)(?: in .*)?\r?$|^\s*---> [\w.`+]+(?:: |\()",
+    r"|^[ \t]+at [\w.`+<>\[\],|]+\s?\([^()]*\)(?: in .*)?\r?$|^[ \t]*---> [\w.`+]+(?:: |\()",
     re.MULTILINE,
 )
-_INNER: Final = re.compile(r"\s*---> (?=[A-Za-z_][\w.+`]*(?:: | \(|$))")
+_INNER: Final = re.compile(r"(?<!\s)\s*---> (?=[A-Za-z_][\w.+`]*(?:: | \(|$))")
 _AGGREGATED: Final = re.compile(r"^\s*---> \(Inner Exception #\d+\) ")
 _FRAME: Final = re.compile(r"^at (.+?)\s?\((.*)$")
 _PLACE: Final = re.compile(r" in (.*?)(?::line (\d+)|:(\d+))$")

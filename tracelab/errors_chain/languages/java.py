@@ -6,7 +6,7 @@ from typing import Final
 from tracelab.errors_chain.chain import MAX_LINKS, Chain, Frame, Link, split_header, to_int
 
 MARK: Final = re.compile(
-    r"^\s+at [\w.$/<>{}@ -]+\((?:[\w$-]+\.(?:java|kt|scala|groovy|clj|php)(?::\d+)?"
+    r"^[ \t]+at [\w.$/<>{}@ -]+\((?:[\w$-]+\.(?:java|kt|scala|groovy|clj|php)(?::\d+)?"
     r"|Native Method|Unknown Source|<generated>|Redefined)\)",
     re.MULTILINE,
 )

@@ -10,20 +10,20 @@ from typing import Final
 
 from tracelab.errors_chain.chain import MAX_LINKS, Chain, Frame, Link, split_header, to_int
 
-_PLACED: Final = r"(?:[A-Za-z][\w.+-]*:|\S*[/\\.<])\S*:\d+:\d+"
+# each of these reads a line once: hostile lines are long
+_PLACED: Final = r"at (?=.*(?:[/\\.<]|[a-z]:[a-z])).*:\d+:\d+\)*,?(?: \{)?$"
 MARK: Final = re.compile(
-    rf"^\s+at (?:.*[(@ ])?{_PLACED}\)*,?(?: \{{)?$"
-    r"|^\s+at .* \((?:native|<anonymous>|unknown location)\)$"
-    r"|^[^\s@]*@\S+:\d+:\d+$|^\s+\[cause\]: ",
+    rf"^[ \t]+{_PLACED}|^[ \t]+at .* \((?:native|<anonymous>|unknown location)\)$"
+    r"|^[^\s@]{0,1000}@\S+:\d+:\d+$|^[ \t]+\[cause\]: ",
     re.MULTILINE,
 )
 BROWSER: Final = re.compile(
-    r"^\s+at (?:.*[(@ ])?https?://\S+:\d+:\d+\)*$|^[^\s@]*@\S+:\d+:\d+$", re.MULTILINE
+    r"^[ \t]+at .*https?://.*:\d+:\d+\)*$|^[^\s@]{0,1000}@\S+:\d+:\d+$", re.MULTILINE
 )
 _PLACE: Final = re.compile(r"^(.*?):(\d+)(?::(\d+))?$")
 _FIREFOX: Final = re.compile(r"^([^\s@]*)@(?:(\S+):(\d+):(\d+)|\[native code\])$")
 _LIKE_FRAME: Final = re.compile(
-    rf"^at (?:.*[(@ ])?(?:{_PLACED}|native|<anonymous>|unknown location|index \d+)\)*,?(?: \{{)?$"
+    rf"^(?:{_PLACED}|at .*(?:native|<anonymous>|unknown location|index \d+)\)*,?(?: \{{)?$)"
 )
 _LITERALS: Final = re.compile(r"\[[A-Za-z_$][\w$.]*(?:: [^\]]*)?\]|'[^']*'|\"[^\"]*\"|[^\s,\[\]]+")
 _UNCAUGHT: Final = re.compile(r"^(?:\w+: )?Uncaught (?:\(in promise\) )?")

@@ -5,8 +5,10 @@ from typing import Final
 
 from tracelab.errors_chain.chain import MAX_LINKS, Chain, Frame, Link, to_int
 
-MARK: Final = re.compile(r"^.*:\d+:in [`'][^'\n]*'", re.MULTILINE)
-_PLACE: Final = re.compile(r"^\s*(?:from )?(?:\d+: from )?(.+?):(\d+):in [`']([^']*)'(.*)$")
+MARK: Final = re.compile(r"^.{0,4000}?:\d+:in [`'][^'\n]{0,1000}'", re.MULTILINE)
+_PLACE: Final = re.compile(
+    r"^(?:from )?(?:\d+: from )?(.{1,4000}?):(\d+):in [`']([^']{0,1000})'(.*)$"
+)
 _TAIL: Final = re.compile(r"^(.*) \(([A-Z][\w:]*)\)$")
 _RAILS: Final = re.compile(r"^\s*([A-Z][\w:]*) \((.*)\):$")
 _LISTED: Final = re.compile(r"^([A-Z][\w:]*) \((.*)\)$")
@@ -21,7 +23,7 @@ def parse(text: str) -> Chain:
     for raw in text.rstrip().split("\n"):
         line = raw.rstrip("\r")
         rails = _RAILS.match(line) or _PLAIN.match(line)
-        place = _PLACE.match(line)
+        place = _PLACE.match(line.lstrip())
         listed = _LISTED.match(line) if causes else None
         if rails is not None and not chain:
             chain.append(Link("head", None, rails.group(1), rails.group(2)))

@@ -8,7 +8,7 @@ from tracelab.errors_chain.chain import MAX_LINKS, Chain, Frame, Link, to_int
 
 MARK: Final = re.compile(
     r"^thread '[^']*' (?:\(\d+\) )?panicked at |^Caused by:$|^Stack backtrace:$"
-    r"|^stack backtrace:$|^\s+at \S+\.rs:\d+(?::\d+)?$|^Location:\n\s+\S+\.rs:\d+",
+    r"|^stack backtrace:$|^[ \t]+at \S+\.rs:\d+(?::\d+)?$|^Location:\n[ \t]+\S+\.rs:\d+",
     re.MULTILINE,
 )
 _NUMBERED: Final = re.compile(r"^ {1,6}(\d+): (.*)$")
