@@ -282,6 +282,38 @@ def test_the_dashboard_shows_each_rule_and_numbers_its_panels():
     assert "tracelab:chain_integrity:sli" in exprs
 
 
+def test_the_dashboard_keeps_to_the_published_schema_of_dashboards():
+    board = render_grafana_dashboard([rule_of(), rule_of(trigger_service="x")])
+    assert json.loads(json.dumps(board)) == board
+    assert set(board) <= {
+        *("uid", "title", "tags", "schemaVersion", "version", "editable", "graphTooltip"),
+        *("timezone", "refresh", "time", "annotations", "templating", "panels"),
+    }
+    assert 8 <= len(board["uid"]) <= 40
+    assert (board["graphTooltip"], board["timezone"]) == (1, "utc")
+    cells = set()
+    for panel in board["panels"]:
+        place = panel["gridPos"]
+        assert place["x"] + place["w"] <= 24
+        mine = {
+            (place["x"] + dx, place["y"] + dy)
+            for dx in range(place["w"])
+            for dy in range(place["h"])
+        }
+        assert not cells & mine
+        cells |= mine
+        if panel["type"] == "row":
+            assert panel["panels"] == []
+            continue
+        assert panel["type"] in ("timeseries", "state-timeline")
+        assert panel["fieldConfig"]["overrides"] == []
+        letters = [target["refId"] for target in panel["targets"]]
+        assert len(letters) == len(set(letters))
+        variables = {one["name"] for one in board["templating"]["list"]}
+        assert panel["datasource"]["uid"].strip("${}") in variables
+    assert all(one["type"] == "datasource" for one in board["templating"]["list"])
+
+
 NO_TABLE = [TraceSet(spans=schema.empty(schema.SPANS)), None, 3, "red.parquet", {"time": []}]
 
 
