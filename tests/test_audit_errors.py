@@ -4,9 +4,11 @@ import polars as pl
 import pytest
 from building import EPOCH_NS, MS, Capture
 
+import tracelab as tl
 from tracelab import schema
 from tracelab.errors_chain import audit_errors, error_audit_rates
 from tracelab.errors_chain.audit import PARTS
+from tracelab.exceptions import ParameterError, SchemaError
 
 STACK = {
     "python": 'Traceback (most recent call last):\n  File "/a.py", line 1, in f\nValueError: bad\n',
@@ -170,3 +172,28 @@ def test_rates_carry_counts_and_intervals():
 
 def test_a_capture_without_errors_has_no_rows():
     assert audit_errors(Capture().span(1, 1).traces()).is_empty()
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("parse_exceptions", "audit_errors", "error_audit_rates", "find_error_hops"),
+        *("find_error_groups", "swallow_costs", "chain_integrity", "audit_headers"),
+        *("audit_truncation", "audit_size_loss", "find_retry_groups", "find_mixed_tenants"),
+        "tenant_rates",
+    ],
+)
+@pytest.mark.parametrize("given", [pl.DataFrame({"x": [1]}), "traces.json", None])
+def test_what_is_no_capture_is_refused_in_one_sentence(name, given):
+    with pytest.raises(ParameterError, match=r"^traces must be a TraceSet, not a"):
+        getattr(tl, name)(given)
+
+
+def test_a_capture_where_a_table_or_a_text_belongs_is_refused_in_one_sentence():
+    traces = capture("python")
+    with pytest.raises(SchemaError, match="`before` must be a polars DataFrame"):
+        tl.compare_goroutines(traces, traces)
+    with pytest.raises(SchemaError, match="`goroutines` must be a polars DataFrame"):
+        tl.match_goroutines(traces, traces)
+    with pytest.raises(ParameterError, match="text must be a text, not a TraceSet"):
+        tl.parse_stacktrace(traces)

@@ -6,7 +6,7 @@ from functools import cached_property
 import polars as pl
 
 from tracelab import html, schema
-from tracelab.exceptions import UnknownTraceError
+from tracelab.exceptions import ParameterError, UnknownTraceError
 
 
 @dataclass(frozen=True, repr=False)
@@ -128,3 +128,22 @@ TABLES = {
     "ingest": schema.INGEST,
 }
 """Attribute name of a TraceSet to the schema of its table."""
+
+
+def require_traces(given: object) -> None:
+    """Raise if what was passed as a capture is none.
+
+    Parameters
+    ----------
+    given : object
+        The argument ``traces`` of a public function.
+
+    Raises
+    ------
+    ParameterError
+        If it is no TraceSet.
+    """
+    if not isinstance(given, TraceSet):
+        raise ParameterError(
+            f"traces must be a TraceSet, not a {type(given).__name__}; read one with read_traces"
+        )

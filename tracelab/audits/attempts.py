@@ -11,7 +11,7 @@ from tracelab.errors_chain.retries import TOLERANCE_NS, attribute
 from tracelab.exceptions import ParameterError
 from tracelab.schema import ColumnType
 from tracelab.structure import span_edges
-from tracelab.traceset import TraceSet
+from tracelab.traceset import TraceSet, require_traces
 
 _SPAN: Final = ["trace_id", "span_id"]
 _ENVOY: Final = '"component":"proxy"'
@@ -58,10 +58,11 @@ def find_retry_groups(
     Raises
     ------
     ParameterError
-        If `max_gap_s` is not above 0.
+        If `traces` is no TraceSet, or `max_gap_s` is not above 0.
     SchemaError
         If a table lacks a column.
     """
+    require_traces(traces)
     if max_gap_s <= 0:
         raise ParameterError(f"max_gap_s is {max_gap_s}; it must be above 0")
     if edges is None:

@@ -10,7 +10,7 @@ from tracelab.errors_chain.retries import attribute
 from tracelab.exceptions import ParameterError
 from tracelab.schema import ColumnType
 from tracelab.structure import span_edges
-from tracelab.traceset import TraceSet
+from tracelab.traceset import TraceSet, require_traces
 
 HEADERS: Final[Mapping[str, Sequence[str]]] = {
     "x-request-id": ("guid:x-request-id", "request.id", "app.request.id"),
@@ -126,10 +126,11 @@ def audit_headers(
     Raises
     ------
     ParameterError
-        If a header is not in lower case.
+        If `traces` is no TraceSet, or a header is not in lower case.
     SchemaError
         If a table lacks a column.
     """
+    require_traces(traces)
     wrong = [key for key in headers if key != key.lower()]
     if wrong:
         raise ParameterError(f"headers are given in lower case, not {', '.join(wrong)}")

@@ -10,7 +10,7 @@ from tracelab import schema
 from tracelab.errors_chain.hops import find_error_hops
 from tracelab.exceptions import ParameterError
 from tracelab.structure import find_breaks
-from tracelab.traceset import TraceSet
+from tracelab.traceset import TraceSet, require_traces
 
 BROKEN_VERDICTS: Final = ("swallowed", "flattened", "truncated", "replaced", "status_lost")
 BREAK_SEVERITIES: Final = ("warning", "error")
@@ -74,10 +74,12 @@ def chain_integrity(
     Raises
     ------
     ParameterError
-        If `every` is no duration, a verdict is unknown, or limits are out of order.
+        If `traces` is no TraceSet, `every` is no duration, a verdict is unknown, or limits
+        are out of order.
     SchemaError
         If a table lacks a column.
     """
+    require_traces(traces)
     tiers = tiers or Tiers()
     unknown = [word for word in broken_verdicts if word not in schema.HOP_VERDICTS]
     if unknown:

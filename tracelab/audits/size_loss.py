@@ -11,7 +11,7 @@ from tracelab.errors_chain.parsing import parse_exceptions
 from tracelab.exceptions import ParameterError
 from tracelab.schema import ColumnType
 from tracelab.structure import find_breaks
-from tracelab.traceset import TraceSet
+from tracelab.traceset import TraceSet, require_traces
 
 Floats = npt.NDArray[np.float64]
 
@@ -68,10 +68,11 @@ def audit_size_loss(
     Raises
     ------
     ParameterError
-        If `max_p` is not between 0 and 1.
+        If `traces` is no TraceSet, or `max_p` is not between 0 and 1.
     SchemaError
         If a table lacks a column.
     """
+    require_traces(traces)
     if not 0 < max_p < 1:
         raise ParameterError(f"max_p is {max_p}; it must lie between 0 and 1")
     if exceptions is None:

@@ -10,7 +10,7 @@ from tracelab.audits.integrity import BREAK_SEVERITIES, BROKEN_VERDICTS
 from tracelab.errors_chain.hops import find_error_hops
 from tracelab.errors_chain.intervals import wilson
 from tracelab.structure import find_breaks
-from tracelab.traceset import TraceSet
+from tracelab.traceset import TraceSet, require_traces
 
 _SPAN: Final = ["trace_id", "span_id"]
 
@@ -34,9 +34,12 @@ def find_mixed_tenants(traces: TraceSet, *, key: str = "x-tenant-id") -> pl.Data
 
     Raises
     ------
+    ParameterError
+        If `traces` is no TraceSet.
     SchemaError
         If a table lacks a column.
     """
+    require_traces(traces)
     named = _named(traces, key).sort("trace_id", "start_time", "span_id")
     first = pl.col("tenant").first().over("trace_id")
     return (
@@ -83,9 +86,12 @@ def tenant_rates(
 
     Raises
     ------
+    ParameterError
+        If `traces` is no TraceSet.
     SchemaError
         If a table lacks a column.
     """
+    require_traces(traces)
     if breaks is None:
         breaks = find_breaks(traces)
     if hops is None:

@@ -6,7 +6,7 @@ import polars as pl
 
 from tracelab.exceptions import ParameterError
 from tracelab.schema import ColumnType
-from tracelab.traceset import TraceSet
+from tracelab.traceset import TraceSet, require_traces
 
 GO_STACK_BYTES: Final = 2048
 TEMPO_BYTES: Final = 2048
@@ -55,8 +55,9 @@ def audit_truncation(
     Raises
     ------
     ParameterError
-        If a threshold is below 1.
+        If `traces` is no TraceSet, or a threshold is below 1.
     """
+    require_traces(traces)
     if min_values < 1 or min_ratio < 1 or min_limit < 1:
         raise ParameterError("min_values, min_ratio and min_limit must be at least 1")
     values = _values(traces)

@@ -8,7 +8,7 @@ from tracelab import schema
 from tracelab.errors_chain.evidence import SPAN, exception_records, failing_spans
 from tracelab.errors_chain.intervals import wilson
 from tracelab.errors_chain.parsing import parse_exceptions
-from tracelab.traceset import TraceSet
+from tracelab.traceset import TraceSet, require_traces
 
 PARTS: Final = ("status_ok", "exception_ok", "stacktrace_ok", "error_type_ok")
 CALL_KINDS: Final = ["SERVER", "CLIENT", "PRODUCER", "CONSUMER"]
@@ -44,9 +44,12 @@ def audit_errors(traces: TraceSet, *, exceptions: pl.DataFrame | None = None) ->
 
     Raises
     ------
+    ParameterError
+        If `traces` is no TraceSet.
     SchemaError
         If a table lacks a column.
     """
+    require_traces(traces)
     if exceptions is None:
         exceptions = parse_exceptions(traces)
     schema.require_columns(exceptions, schema.EXCEPTIONS, name="exceptions")
@@ -85,9 +88,12 @@ def error_audit_rates(traces: TraceSet, *, audit: pl.DataFrame | None = None) ->
 
     Raises
     ------
+    ParameterError
+        If `traces` is no TraceSet.
     SchemaError
         If a table lacks a column.
     """
+    require_traces(traces)
     if audit is None:
         audit = audit_errors(traces)
     schema.require_columns(audit, schema.ERROR_AUDIT, name="audit")

@@ -9,7 +9,7 @@ from tracelab.errors_chain.evidence import SPAN
 from tracelab.errors_chain.hops import find_error_hops
 from tracelab.errors_chain.intervals import wilson
 from tracelab.structure import span_edges
-from tracelab.traceset import TraceSet
+from tracelab.traceset import TraceSet, require_traces
 
 _MAX_LEVELS: Final = 64
 _ENTRY_KINDS: Final = ["SERVER", "CONSUMER"]
@@ -41,9 +41,12 @@ def swallow_costs(
 
     Raises
     ------
+    ParameterError
+        If `traces` is no TraceSet.
     SchemaError
         If a table lacks a column.
     """
+    require_traces(traces)
     if edges is None:
         edges = span_edges(traces)
     if hops is None:

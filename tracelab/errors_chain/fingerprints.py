@@ -7,7 +7,7 @@ import polars as pl
 from tracelab.errors_chain.comparing import mask
 from tracelab.errors_chain.evidence import SPAN
 from tracelab.errors_chain.parsing import parse_with_frames
-from tracelab.traceset import TraceSet
+from tracelab.traceset import TraceSet, require_traces
 
 MAX_EXAMPLES: Final = 5
 _QUOTED: Final = r"'[^']{1,200}'|\"[^\"]{1,200}\""
@@ -31,9 +31,12 @@ def find_error_groups(traces: TraceSet) -> pl.DataFrame:
 
     Raises
     ------
+    ParameterError
+        If `traces` is no TraceSet.
     SchemaError
         If a table of the capture lacks a column.
     """
+    require_traces(traces)
     links = parse_with_frames(traces)
     heads = links.filter(pl.col("position") == 0).sort(*SPAN, "event_index")
     events = traces.events.select(*SPAN, "event_index", "time")

@@ -18,7 +18,7 @@ from tracelab.errors_chain.goroutine_evidence import (
 from tracelab.errors_chain.goroutine_time import infer_time
 from tracelab.exceptions import ParameterError
 from tracelab.schema import ColumnType
-from tracelab.traceset import TraceSet
+from tracelab.traceset import TraceSet, require_traces
 
 _NEEDED: Final = ("goroutine_id", "count", "state", "functions", "labels", "wait_minutes")
 _COLUMNS: Final[dict[str, ColumnType]] = {
@@ -76,10 +76,11 @@ def match_goroutines(
     Raises
     ------
     ParameterError
-        If `top` is below 1.
+        If `traces` is no TraceSet, or `top` is below 1.
     SchemaError
         If the profile lacks a column.
     """
+    require_traces(traces)
     if top < 1:
         raise ParameterError(f"top is {top}; at least 1 candidate is needed")
     schema.require_columns(goroutines, _NEEDED, name="goroutines")

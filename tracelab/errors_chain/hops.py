@@ -20,7 +20,7 @@ from tracelab.errors_chain.passing import find_passages
 from tracelab.errors_chain.retries import find_recoveries
 from tracelab.errors_chain.verdicts import judge
 from tracelab.structure import find_breaks, span_edges
-from tracelab.traceset import TraceSet
+from tracelab.traceset import TraceSet, require_traces
 
 _READ: Final = [
     *SPAN,
@@ -59,9 +59,12 @@ def find_error_hops(
 
     Raises
     ------
+    ParameterError
+        If `traces` is no TraceSet.
     SchemaError
         If a table lacks a column.
     """
+    require_traces(traces)
     if edges is None:
         edges = span_edges(traces)
     if breaks is None:

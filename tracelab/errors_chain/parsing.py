@@ -8,7 +8,7 @@ from tracelab import schema
 from tracelab.errors_chain.chain import Chain, Link
 from tracelab.errors_chain.languages import go
 from tracelab.errors_chain.stacktrace import OTHER_NAMES, link_row, parse_chain
-from tracelab.traceset import TraceSet
+from tracelab.traceset import TraceSet, require_traces
 
 _EVENT: Final = ["trace_id", "span_id", "event_index"]
 _TEXT: Final = ["language", "stack", "text_type", "text_message"]
@@ -40,9 +40,12 @@ def parse_exceptions(traces: TraceSet) -> pl.DataFrame:
 
     Raises
     ------
+    ParameterError
+        If `traces` is no TraceSet.
     SchemaError
         If a table of the capture lacks a column.
     """
+    require_traces(traces)
     return parse_with_frames(traces).select(list(schema.EXCEPTIONS))
 
 

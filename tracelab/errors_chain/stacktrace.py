@@ -97,8 +97,19 @@ def parse_stacktrace(
     Raises
     ------
     ParameterError
-        If `language` is none that is known.
+        If `language` is none that is known, or an argument is no text.
     """
+    for name, given in (
+        ("text", text),
+        ("language", language),
+        ("type", type),
+        ("message", message),
+    ):
+        if given is not None and not isinstance(given, str):
+            raise ParameterError(
+                f"{name} must be a text, not a {given.__class__.__name__}; "
+                "for a whole capture call parse_exceptions"
+            )
     if language is not None and OTHER_NAMES.get(language, language) not in PARSERS:
         raise ParameterError(
             f"unknown language {language!r}; known are {', '.join([*PARSERS, *OTHER_NAMES])}"

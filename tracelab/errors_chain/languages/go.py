@@ -13,7 +13,7 @@ from tracelab.errors_chain.languages.go_verbose import parse_verbose
 from tracelab.gostack import HEADER, PANIC, parse_goroutines
 
 MARK: Final = re.compile(
-    r"^goroutine \d+ .*\[.*\]:$|^\t\S+\.go:\d+(?: |$)|^  \| \s+\S+\.go:\d+$"
+    r"^goroutine \d+ (?:[a-z]+=\S{1,100} ){0,4}\[.*\]:$|^\t\S+\.go:\d+(?: |$)|^  \| \s+\S+\.go:\d+$"
     r"|^ {4}\S+\n {8}\S.*\.go:\d+$",
     re.MULTILINE,
 )
