@@ -6,7 +6,13 @@ from tracelab import schema
 from tracelab.exceptions import ParameterError
 from tracelab.io import read_traces
 from tracelab.io.write_otlp import write_otlp
-from tracelab.signals import detect_error_bursts, detect_latency_rises, merge_red, red_series
+from tracelab.signals import (
+    detect_error_bursts,
+    detect_latency_rises,
+    find_lead_lags,
+    merge_red,
+    red_series,
+)
 from tracelab.store import TraceStore
 from tracelab.synth.incident import SCENARIOS, spans_of_incident, synthesize_incident
 
@@ -82,3 +88,13 @@ def test_unknown_scenarios_and_odd_bins_are_refused():
         synthesize_incident(0, scenario="sunny")
     with pytest.raises(ParameterError, match="multiple of 5"):
         synthesize_incident(0, every_s=7)
+
+
+@pytest.mark.parametrize("scenario", SCENARIOS)
+@pytest.mark.parametrize("minutes", [1, 10, 130])
+def test_even_a_short_stretch_can_be_drawn_and_holds_no_lead(scenario, minutes):
+    one = synthesize_incident(1, scenario=scenario, days=minutes / 1440)
+    assert one.red.group_by("service_name").len()["len"].to_list() == [minutes * 2] * 2
+    leads = find_lead_lags(one.red)
+    assert not leads["accepted"].any()
+    assert (leads["reason"].str.len_chars() > 10).all()

@@ -268,13 +268,14 @@ class _Plan:
         return bursts, rises[order][inside], cause[order][inside]
 
     def _spread(self, n: int, apart: float = 60.0) -> Floats:
-        room = self.minutes - 120.0 - apart * n
+        edge = min(60.0, self.minutes / 4)
+        room = self.minutes - 2 * edge - apart * n
         if room < 0:
-            apart, room = 0.0, self.minutes - 120.0
-        return np.asarray(60.0 + np.sort(self.rng.uniform(0, room, n)) + apart * np.arange(n))
+            apart, room = 0.0, self.minutes - 2 * edge
+        return np.asarray(edge + np.sort(self.rng.uniform(0, room, n)) + apart * np.arange(n))
 
     def _busy_hours(self, n: int) -> Floats:
-        hours = np.arange(int(self.minutes // 60))
+        hours = np.arange(max(int(self.minutes // 60), 3))
         shift = (hours > len(hours) / 2) if self.scenario == "daylight_change" else 0
         weight = np.where((hours + shift) % 24 // 4 == 3, 14.0, 1.0)
         weight[[0, -1]] = 0.0
@@ -282,9 +283,10 @@ class _Plan:
         return np.sort(chosen * 60.0 + self.rng.uniform(0, 60, n))
 
     def _storms(self, n: int) -> Floats:
-        centres = self.rng.uniform(180.0, self.minutes - 180.0, max(n // 6, 1))
+        edge = min(180.0, self.minutes / 4)
+        centres = self.rng.uniform(edge, self.minutes - edge, max(n // 6, 1))
         times = self.rng.choice(centres, n) + self.rng.normal(0, 60.0, n)
-        return np.sort(times.clip(10.0, self.minutes - 10.0))
+        return np.sort(times.clip(edge / 18, self.minutes - edge / 18))
 
     def _hourly(self, n: int, minute: float) -> Floats:
         hours = np.arange(1, int(self.minutes // 60) - 1)
