@@ -255,6 +255,39 @@ def test_long_values_of_many_lengths_are_whole():
     assert loud(capture).height == 0
 
 
+def queries(texts: list[str]) -> Capture:
+    capture = Capture()
+    for number, text in enumerate(texts, start=1):
+        attributes = json.dumps({"db.query.text": text}, separators=(",", ":"))
+        capture.span(number, 1, start=number, attributes=attributes)
+    return capture
+
+
+def test_equal_texts_that_break_off_in_a_bracket_are_cut():
+    keys = ", ".join(str(number) for number in range(100, 140))
+    query = f"select name, price from orders where id in ({keys})"
+    short = [f"select name, price from orders where id in ({keys[:n]})" for n in (7, 12, 17)]
+    found = loud(queries([query[:128]] * 3 + short))
+    assert set(found["kind"]) == {"truncated_value"}
+    assert found.height == 3
+
+
+def test_equal_texts_that_are_whole_are_not_cut_whatever_their_length():
+    text = "select name, price from orders where id in (" + "1" * 82 + ")"
+    assert len(text) == 127
+    short = ["select name, price from orders where id in (" + "1" * n + ")" for n in (7, 12, 17)]
+    assert loud(queries([text + ";"] * 9 + short)).height == 0
+
+
+def test_a_stack_that_go_always_cuts_is_no_defect():
+    capture = Capture(sdk_language="go")
+    for number in range(1, 6):
+        stack = f"goroutine {number} [running]:\n" + "main.f(0x1)\n\t/src/main.go:1\n" * 90
+        capture.span(number, 1, start=number)
+        capture.event(number, 1, exception_stacktrace=stack[:2048], exception_type="e")
+    assert loud(capture).height == 0
+
+
 def test_marginals_agree_with_enumeration():
     rng = np.random.default_rng(0)
     weight = np.exp(rng.normal(0, 1.5, (3, 3)))

@@ -21,6 +21,8 @@ _MEMBER: Final = r'"[^"\\]+":"(?:[^"\\]|\\.){48,}"'
 _PARTS: Final = r'(?s)^"([^"\\]+)":"(.*)"$'
 _ESCAPE: Final = r"\\u[0-9a-fA-F]{4}|\\."
 
+_GO_STACK: Final = 2048
+
 LENGTHS: Final = pl.Schema(
     {
         "service_name": pl.String,
@@ -30,6 +32,7 @@ LENGTHS: Final = pl.Schema(
         "content_low": pl.UInt64,
         "content_high": pl.UInt64,
         "wordy": pl.Boolean,
+        "ragged": pl.Int64,
     }
 )
 LONGEST: Final = pl.Schema(
@@ -79,6 +82,7 @@ def measure_lengths(traces: TraceSet, spine: Spine) -> ValueLengths:
         pl.col("content").min().alias("content_low"),
         pl.col("content").max().alias("content_high"),
         pl.col("wordy").any(),
+        pl.col("ragged").sum().cast(pl.Int64),
     )
     longest = values.filter(pl.col("length") == pl.col("length").max().over("service_name", "name"))
     return ValueLengths(
@@ -119,14 +123,33 @@ def _event_values(traces: TraceSet, spine: Spine) -> pl.DataFrame:
 
 
 def _measured(values: pl.DataFrame) -> pl.DataFrame:
-    return values.select(
-        pl.col("service_name").fill_null(""),
-        "name",
-        pl.col("value").str.len_chars().alias("length"),
-        "key",
-        pl.col("value").hash(3).alias("content"),
-        pl.col("value").str.contains(r"[\s/?&=,;:]").alias("wordy"),
-    ).filter(pl.col("length") >= MIN_LENGTH)
+    # runtime.Stack writes into a buffer of 2048 bytes: Go's recorded stacks always end there.
+    go_stack = (
+        (pl.col("name") == "exception.stacktrace")
+        & (pl.col("value").str.len_bytes() == _GO_STACK)
+        & pl.col("value").str.starts_with("goroutine ")
+    )
+    return (
+        values.filter(~go_stack.fill_null(value=False))
+        .select(
+            pl.col("service_name").fill_null(""),
+            "name",
+            pl.col("value").str.len_chars().alias("length"),
+            "key",
+            pl.col("value").hash(3).alias("content"),
+            pl.col("value").str.contains(r"[\s/?&=,;:]").alias("wordy"),
+            _unclosed(pl.col("value")).alias("ragged"),
+        )
+        .filter(pl.col("length") >= MIN_LENGTH)
+    )
+
+
+def _unclosed(text: pl.Expr) -> pl.Expr:
+    """Whether brackets are left open: what a cut in the middle of a statement leaves."""
+    return pl.any_horizontal(
+        text.str.count_matches(left, literal=True) > text.str.count_matches(right, literal=True)
+        for left, right in ("()", "[]", "{}")
+    )
 
 
 def find_truncated_values(skeleton: Skeleton, measured: list[ValueLengths]) -> pl.DataFrame:
@@ -197,6 +220,7 @@ def _limits(lengths: pl.DataFrame) -> pl.DataFrame:
             pl.col("content_low").min(),
             pl.col("content_high").max(),
             pl.col("wordy").any(),
+            pl.col("ragged").sum(),
         )
         .sort("service_name", "name", "length")
     )
@@ -207,6 +231,8 @@ def _limits(lengths: pl.DataFrame) -> pl.DataFrame:
         top=top,
         other=pl.col("count").filter(below).max().over(group).fill_null(0),
         kinds=pl.col("length").filter(below).n_unique().over(group),
+        whole=pl.col("count").filter(below).sum().over(group),
+        ragged_below=pl.col("ragged").filter(below).sum().over(group),
     ).filter(pl.col("length") == pl.col("top"))
     shared = pl.col("name").n_unique().over("service_name", "length")
     common = pl.col("length").is_in(_COMMON)
@@ -215,16 +241,21 @@ def _limits(lengths: pl.DataFrame) -> pl.DataFrame:
     )
     several = (shared >= 2) & (pl.col("count") >= 2) & common
     plain = common & (pl.col("count") >= 3)
+    # Shorter ones close their brackets, those of just this length do not: cut, even if all the
+    # same or one only.
+    broken = common & (pl.col("ragged") == pl.col("count")) & (pl.col("whole") >= 3)
+    broken &= pl.col("ragged_below") == 0
+    differ = pl.col("content_low") != pl.col("content_high")
     return (
-        table.filter((pl.col("content_low") != pl.col("content_high")) & pl.col("wordy"))
+        table.filter((differ | broken) & pl.col("wordy"))
         .with_columns(
-            sure=pl.when(pile & common)
+            sure=pl.when(pile & common & (differ | broken))
             .then(0.98)
-            .when(several)
+            .when(several | (broken & (pl.col("count") >= 3)))
             .then(0.95)
             .when(pile & (shared >= 2))
             .then(0.9)
-            .when(plain)
+            .when(plain | broken)
             .then(0.85)
         )
         .drop_nulls("sure")
