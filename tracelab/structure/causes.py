@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 from typing import Final
 
 import numpy as np
+import numpy.typing as npt
 import polars as pl
 
 from tracelab.structure.censoring import open_odds, over_odds
@@ -56,22 +57,35 @@ class Case:
     ----------
     weights : dict of str to ndarray of float64
         By cause.
-    words : dict of str to list of str
-        Evidence by cause, empty where there is none.
+    words : dict of str to ndarray of int32
+        By cause, which of `texts` says why; 0 where nothing does.
+    texts : list of str
+        Evidence, the empty text first.
     """
 
     weights: dict[str, Floats]
-    words: dict[str, list[str]] = field(default_factory=dict)
+    words: dict[str, npt.NDArray[np.int32]] = field(default_factory=dict)
+    texts: list[str] = field(default_factory=lambda: [""])
 
     def put(self, cause: str, where: Bools | Ints, weight: Floats | float, text: str) -> None:
         """Raise a weight, and give the text that says why."""
         rows = np.flatnonzero(where) if np.asarray(where).dtype == bool else np.asarray(where)
         new = np.broadcast_to(np.asarray(weight, dtype=np.float64), rows.shape)
         higher = new > self.weights[cause][rows]
+        if not higher.any():
+            return
         self.weights[cause][rows[higher]] = new[higher]
-        words = self.words.setdefault(cause, [""] * self.weights[cause].size)
-        for row in rows[higher]:
-            words[row] = text
+        self.texts.append(text)
+        size = self.weights[cause].size
+        words = self.words.setdefault(cause, np.zeros(size, np.int32))
+        words[rows[higher]] = len(self.texts) - 1
+
+    def copy_entries(self, to: Ints, source: Ints) -> None:
+        """Give some entries the weights and words of others."""
+        for cause, weights in self.weights.items():
+            weights[to] = weights[source]
+            if cause in self.words:
+                self.words[cause][to] = self.words[cause][source]
 
 
 MIN_ODDS: Final = 0.5
@@ -85,21 +99,22 @@ class Judgement:
 
     Parameters
     ----------
-    cause : list of str
+    cause : pl.Series
         ``unknown`` below the floor.
     confidence : ndarray of float64
         Probability that the cause is right; of ``unknown``, that none of the named ones stands
         out.
-    evidence, alternatives : list of list of str
-        What speaks for the cause; what else it could be, likeliest first.
+    evidence, alternatives : pl.Series
+        What speaks for the cause, null where nothing does; what else it could be, likeliest
+        first.
     at_edge : ndarray of bool
         The missing span was probably open at the capture's edge.
     """
 
-    cause: list[str]
+    cause: pl.Series
     confidence: Floats
-    evidence: list[list[str]]
-    alternatives: list[list[str]]
+    evidence: pl.Series
+    alternatives: pl.Series
     at_edge: Bools
 
 
@@ -416,12 +431,7 @@ def _same_span(skeleton: Skeleton, missing: Missing, case: Case) -> None:
     )
     call, first = np.unique(call[inside], return_index=True)
     orphan = orphan[inside][first]
-    for cause in CAUSES:
-        case.weights[cause][call] = case.weights[cause][orphan]
-        words = case.words.get(cause)
-        if words:
-            for one, other in zip(call, orphan, strict=True):
-                words[one] = words[other]
+    case.copy_entries(call, orphan)
 
 
 def _counters(skeleton: Skeleton, missing: Missing, hints: Hints, case: Case) -> None:
@@ -437,28 +447,38 @@ def _counters(skeleton: Skeleton, missing: Missing, hints: Hints, case: Case) ->
 
 
 def _weigh(case: Case, n: int, min_confidence: float) -> Judgement:
-    weights = (
-        np.stack([case.weights[cause] for cause in CAUSES]) if n else np.zeros((len(CAUSES), 0))
-    )
-    total = weights.sum(0) + 1.0
-    best = weights.argmax(0) if n else np.zeros(0, np.int64)
-    sure = weights.max(0) / total if n else np.zeros(0)
+    weights = np.stack([case.weights[cause] for cause in CAUSES])
+    best = weights.argmax(0)
+    top = weights.max(0) if n else np.zeros(0)
+    sure = top / (weights.sum(0) + 1.0)
     known = sure >= min_confidence
-    order = np.argsort(-weights, axis=0, kind="stable")
-    cause = [CAUSES[pick] if given else "unknown" for pick, given in zip(best, known, strict=True)]
-    evidence, alternatives = [], []
-    for entry in range(n):
-        words = case.words.get(CAUSES[best[entry]]) if known[entry] else None
-        evidence.append([words[entry]] if words and words[entry] else [])
-        alternatives.append(
-            [
-                CAUSES[other]
-                for other in order[:, entry]
-                if weights[other, entry] >= 0.05 * weights[best[entry], entry]
-                and weights[other, entry] >= 0.1
-                and not (known[entry] and other == best[entry])
-            ]
-        )
+    nothing = np.zeros(n, np.int32)
+    words = np.stack([case.words.get(cause, nothing) for cause in CAUSES])[best, np.arange(n)]
+    names = pl.Series(CAUSES)
+    picked = names.gather(best)
+    said = pl.Series(case.texts, dtype=pl.String).gather(words)
+    said = said.set(pl.Series(~known | (words == 0)), None)
     confidence = np.where(known, np.minimum(sure, 0.98), 1 - sure)
     edge = weights[CAUSES.index("capture_edge")] >= MIN_ODDS
-    return Judgement(cause, confidence, evidence, alternatives, edge)
+    return Judgement(
+        cause=picked.set(pl.Series(~known), "unknown"),
+        confidence=confidence,
+        evidence=said,
+        alternatives=_alternatives(weights, best, known),
+        at_edge=edge,
+    )
+
+
+def _alternatives(weights: Floats, best: Ints, known: Bools) -> pl.Series:
+    """Causes that stay possible beside the best, likeliest first."""
+    order = np.argsort(-weights, axis=0, kind="stable")
+    entry = np.arange(best.size)
+    least = np.maximum(0.05 * weights[best, entry], 0.1)
+    ranked = np.take_along_axis(weights, order, axis=0)
+    keep = (ranked >= least) & ~(known & (order == best))
+    names = pl.Series(CAUSES, dtype=pl.String)
+    columns = [
+        names.gather(order[rank]).set(pl.Series(~keep[rank]), None).alias(str(rank))
+        for rank in range(len(CAUSES))
+    ]
+    return pl.DataFrame(columns).select(pl.concat_list(pl.all()).list.drop_nulls()).to_series()

@@ -52,10 +52,10 @@ def find_orphans(
         skeleton, missing, separation, readings, hints, min_confidence=min_confidence
     )
     table = _facts(skeleton, missing).with_columns(
-        cause=pl.Series(judged.cause),
+        cause=judged.cause,
         at_capture_edge=pl.Series(judged.at_edge),
-        alternatives=pl.Series(judged.alternatives, dtype=pl.List(pl.String)),
-        why=pl.Series(judged.evidence, dtype=pl.List(pl.String)),
+        alternatives=judged.alternatives,
+        why=judged.evidence,
         sure=pl.Series(judged.confidence),
     )
     sampled = pl.col("cause") == "sampled_out"
@@ -82,9 +82,8 @@ def find_orphans(
                 pl.when(pl.col("siblings") > 1).then(
                     pl.format("{} spans name the same missing parent", "siblings")
                 ),
-            )
-            .list.drop_nulls()
-            .list.concat("why"),
+                "why",
+            ).list.drop_nulls(),
         )
     )
 
