@@ -145,6 +145,15 @@ def test_a_caller_that_is_nowhere_in_the_capture_is_not_instrumented():
     assert set(found["severity"]) == {"info"}
 
 
+def test_an_answer_that_names_another_parent_than_the_call_came_through_a_hop_of_its_own():
+    capture = calls(60)
+    for row in capture.spans:
+        if row["service_name"] == "b" and row["trace_id"].endswith(("1e", "28")):
+            row["parent_span_id"] = span_id(4_000_000)
+    found = find_breaks(capture.traces()).filter(pl.col("kind") == "orphan_span")
+    assert found.select("cause", "severity").rows() == [("uninstrumented_hop", "info")] * 2
+
+
 def test_losses_without_a_pattern_stay_unknown():
     capture = Capture()
     rng = np.random.default_rng(3)

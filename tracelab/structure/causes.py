@@ -22,7 +22,7 @@ from tracelab.structure.losses import (
     find_lifetimes,
     likely_processes,
 )
-from tracelab.structure.missing import FAR, Missing
+from tracelab.structure.missing import FAR, Missing, called_astray
 from tracelab.structure.sampling import MIN_SEPARATION
 from tracelab.structure.skeleton import CONSUMER, SERVER, Bools, Floats, Ints, Skeleton
 
@@ -261,6 +261,13 @@ def _hops(skeleton: Skeleton, missing: Missing, case: Case) -> None:
         remote & (held_service[service] == 0) & (lost_service[service] == 1),
         1.5,
         "its only caller does not stand in the capture",
+    )
+    case.put(
+        "uninstrumented_hop",
+        np.flatnonzero(remote)[called_astray(skeleton, missing.row[remote])],
+        12.0,
+        "a call of its trace that it usually answers is there: something between them gave it "
+        "a parent of its own",
     )
     rate = lost_op / np.maximum(lost_op + held_op, 1)
     usual = _usual_loss(skeleton, missing, lost_op, held_op)

@@ -310,7 +310,7 @@ def unanswered_calls(
     classes = skeleton.caller_class
     size = int(classes.max()) + 1 if skeleton.n else 1
     by_client = skeleton.kind[parents] == CLIENT
-    callee, _ = _mode(classes[parents[by_client]], skeleton.op[served[by_client]], size)
+    callee = usual_callees(skeleton)
     total = np.bincount(classes[clients], minlength=size)
     good = np.bincount(classes[clients[skeleton.served[clients]]], minlength=size)
     open_calls = clients[~skeleton.served[clients] & (claimed[clients] < 0.1)]
@@ -353,6 +353,80 @@ def _loss_rates(skeleton: Skeleton) -> Floats:
     overall = lost.sum() / max(int(seen.sum()), 1)
     rates = np.where(seen >= 20, lost / np.maximum(seen, 1), overall)
     return np.append(rates, 0.0)
+
+
+def usual_callees(skeleton: Skeleton) -> Ints:
+    """Tell which operation usually answers the calls of each caller class.
+
+    Parameters
+    ----------
+    skeleton : Skeleton
+        The capture.
+
+    Returns
+    -------
+    ndarray of int64
+        By caller class; -1 where none ever does.
+
+    Raises
+    ------
+    ValueError
+        Never.
+    """
+    served = skeleton.intact
+    kind, parents = skeleton.kind[served], skeleton.parent[served]
+    answers = ((kind == SERVER) | (kind == CONSUMER)) & (skeleton.kind[parents] == CLIENT)
+    classes = skeleton.caller_class
+    size = int(classes.max()) + 1 if skeleton.n else 1
+    return _mode(classes[parents[answers]], skeleton.op[served[answers]], size)[0]
+
+
+def called_astray(skeleton: Skeleton, orphans: Ints) -> Bools:
+    """Tell which orphans answer a call of their trace that names them not as its answer.
+
+    The call is there, nothing else answers it, and its kind of call is usually answered by this
+    very operation: what stood between the two gave a parent of its own.
+
+    Parameters
+    ----------
+    skeleton : Skeleton
+        The capture.
+    orphans : ndarray of int64
+        Rows of orphans.
+
+    Returns
+    -------
+    ndarray of bool
+        Orphan by orphan.
+
+    Raises
+    ------
+    IndexError
+        If a row does not exist.
+    """
+    found = np.zeros(orphans.size, bool)
+    asked = np.flatnonzero((skeleton.kind[orphans] == SERVER) & skeleton.timed[orphans])
+    traces = pl.Series(skeleton.trace[orphans[asked]]).unique()
+    calls = np.flatnonzero((skeleton.kind == CLIENT) & ~skeleton.served & skeleton.timed)
+    calls = calls[pl.Series(skeleton.trace[calls]).is_in(traces.implode()).to_numpy()]
+    if not calls.size:
+        return found
+    open_calls = pl.DataFrame(
+        {
+            "trace": skeleton.trace[calls],
+            "op": usual_callees(skeleton)[skeleton.caller_class[calls]],
+            "call": calls,
+        }
+    )
+    told = pl.DataFrame(
+        {"entry": asked, "trace": skeleton.trace[orphans[asked]], "op": skeleton.op[orphans[asked]]}
+    )
+    met = told.join(open_calls, on=["trace", "op"], how="inner")
+    entry, call = met["entry"].to_numpy(), met["call"].to_numpy()
+    start = skeleton.start[orphans[entry]]
+    inside = (start >= skeleton.start[call] - 5_000_000) & (start <= skeleton.end[call])
+    found[entry[inside]] = True
+    return found
 
 
 def _answered_astray(skeleton: Skeleton, calls: Ints, callee: Ints) -> Bools:
