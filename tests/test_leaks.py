@@ -1,3 +1,4 @@
+import numpy as np
 import polars as pl
 
 from tests.building import Capture, span_id
@@ -55,3 +56,66 @@ def test_a_retry_that_its_caller_waits_for_is_legal():
     for number in range(0, 30, 6):
         capture.span(number, 3, 1, name="pack", start=20 * number + 6, duration=3)
     assert wrong_parents(capture) == []
+
+
+def test_a_second_call_site_that_every_request_has_is_no_crowd():
+    capture = requests()
+    for number in range(REQUESTS):
+        late = 9 if number % 9 == 0 else 6
+        capture.span(number, 3, 1, name="pack", start=20 * number + late, duration=3)
+    assert wrong_parents(capture) == []
+
+
+def crowded_requests(seed: int, n: int) -> tuple[np.random.Generator, list[float], Capture]:
+    """Requests of 10 ms that overlap at random; nothing handed over yet."""
+    rng = np.random.default_rng(seed)
+    starts = np.sort(rng.uniform(0.0, 6.0 * n, n)).tolist()
+    capture = Capture()
+    for number, at in enumerate(starts):
+        capture.span(number, 1, kind="SERVER", name="GET", start=at, duration=10)
+    return rng, starts, capture
+
+
+def test_a_rare_caller_that_often_calls_is_a_code_path_of_its_own():
+    rng, starts, capture = crowded_requests(1, 400)
+    for number, at in enumerate(starts):
+        if number % 2:
+            capture.span(number, 2, 1, name="pack", start=at + 1 + rng.exponential(2), duration=2)
+    for number in range(3):
+        at = starts[100 * number + 50]
+        capture.span(900 + number, 1, name="nightly", start=at + 1, duration=9)
+        capture.span(900 + number, 2, 1, name="pack", start=at + 2, duration=2)
+    assert wrong_parents(capture) == []
+
+
+def test_the_tail_of_a_slow_hand_over_is_no_leak():
+    rng, starts, capture = crowded_requests(2, 1500)
+    for number, at in enumerate(starts):
+        if rng.random() < 0.5:
+            # One in a hundred starts behind the end of its request.
+            wait = 1 + rng.exponential(2)
+            capture.span(number, 2, 1, name="pack", start=at + wait, duration=2)
+    assert wrong_parents(capture) == []
+
+
+def test_the_link_at_which_a_request_id_changes_is_blamed():
+    capture = Capture()
+    for number in range(40):
+        at = 20 * number
+        foreign = number in (11, 23)
+        home = number - 1 if foreign else number
+        capture.span(
+            number, 1, kind="SERVER", name="GET", start=at, duration=60, request_id=f"r{number}"
+        )
+        capture.span(home, 100 + number, 1, name="pack", start=at + 2, duration=5)
+        capture.span(
+            home,
+            200 + number,
+            100 + number,
+            kind="CLIENT",
+            name="PUT",
+            start=at + 3,
+            duration=2,
+            request_id=f"r{number}",
+        )
+    assert {row[0] for row in wrong_parents(capture)} == {span_id(111), span_id(123)}

@@ -264,9 +264,9 @@ def answer(
     own_law = Law.fit(durations)
     own = own_law.log_at(durations)[pairs.callee]
     observed_ns = max(skeleton.window[1] - skeleton.window[0], 1)
-    candidates = np.bincount(
-        pairs.group[np.unique(pairs.caller, return_index=True)[1]], minlength=len(classes)
-    )
+    # All callers of a class count, also those that no callee is near: where many of them call
+    # nothing, one that happens to fit proves little.
+    candidates = np.array([group.rows.size for group in classes])
     shared = np.array(
         [group.intact is not None and group.intact.per_caller > 1.3 for group in classes]
     )

@@ -132,6 +132,7 @@ def _doubts(skeleton: Skeleton) -> pl.DataFrame:
     usual = pl.col("gap").filter(~pl.col("late")).quantile(0.995).over("op", "parent_op")
     waited = outlives <= pl.max_horizontal(1.0, 0.005 * pl.col("n_pair"))
     seldom = (outlives <= 0.1 * pl.col("n_pair")) & (pl.col("gap") > usual).fill_null(value=True)
+    seldom &= ~_is_tail()
     rare_late &= waited | seldom | strange
     # A second call that outlives its parent is no retry, for which the parent would wait: it
     # may be a worker's that still holds the context of its first request.
@@ -157,6 +158,20 @@ def _doubts(skeleton: Skeleton) -> pl.DataFrame:
     under[doubts["row"].to_numpy()] = True
     above = pl.Series(under[skeleton.parent[doubts["row"].to_numpy()]])
     return doubts.filter(~above | pl.col("strange") | pl.col("late") | pl.col("crowded"))
+
+
+def _is_tail() -> pl.Expr:
+    """Whether so late a start continues what happens just before the parent's end.
+
+    Delays grow rarer as they grow longer: as many calls start shortly before the end as shortly
+    behind it, and none later behind it than most start before it.
+    """
+    pair = ("op", "parent_op")
+    near = pl.col("late_ms").abs()
+    before = (~pl.col("late")).cum_sum().over(*pair, order_by=near)
+    behind = pl.col("late").cum_sum().over(*pair, order_by=near)
+    slack = (-pl.col("late_ms")).filter(~pl.col("late")).median().over(*pair)
+    return ((before + 1 >= behind) & (pl.col("late_ms") <= slack)).fill_null(value=False)
 
 
 def _where_ids_change(skeleton: Skeleton, name: str, rows: Ints) -> Ints:

@@ -1,0 +1,189 @@
+import itertools
+
+import numpy as np
+import polars as pl
+import pytest
+
+from tests.building import Capture, span_id
+from tracelab.structure import find_breaks
+from tracelab.structure.assignment import draw_contested
+from tracelab.structure.laws import association_marginals
+
+N = 60
+
+
+def detached(capture: Capture) -> pl.DataFrame:
+    return find_breaks(capture.traces()).filter(pl.col("kind") == "detached_root")
+
+
+def arrivals(seed: int, n: int = N, *, every: float = 50.0) -> list[float]:
+    rng = np.random.default_rng(seed)
+    return np.sort(rng.uniform(0.0, n * every, n)).tolist()
+
+
+def served_calls(address: str | None, *, callee: str = "stock", name: str = "GET") -> Capture:
+    """Calls of a shop, each with a request of its own in the time of the call."""
+    capture = Capture()
+    for number, at in enumerate(arrivals(1)):
+        capture.span(
+            number, 1, name="GET /buy", kind="SERVER", start=at, duration=20, service="shop"
+        )
+        capture.span(
+            number,
+            2,
+            1,
+            name=name,
+            kind="CLIENT",
+            start=at + 2,
+            duration=10,
+            service="shop",
+            server_address=address,
+        )
+        capture.span(
+            1000 + number,
+            3,
+            name="GET /items",
+            kind="SERVER",
+            start=at + 3 + (number % 5) / 10,
+            duration=8,
+            service=callee,
+        )
+    return capture
+
+
+def test_a_hop_that_loses_every_context_is_found_with_its_callers():
+    found = detached(served_calls("stock"))
+    assert found.height == N
+    assert set(found["proposed_span_id"]) == {span_id(2)}
+    own = [int(trace, 16) - 1000 for trace in found["trace_id"]]
+    assert own == [int(trace, 16) for trace in found["proposed_trace_id"]]
+
+
+@pytest.mark.parametrize("name", ["POST", "shop.Stock/List"])
+def test_a_call_of_another_name_is_no_caller_however_close_in_time(name):
+    assert detached(served_calls("stock", name=name)).is_empty()
+
+
+def test_a_call_that_names_another_service_is_no_caller():
+    capture = served_calls("ledger")
+    capture.span(5000, 1, name="tick", service="ledger", start=10)
+    assert detached(capture).is_empty()
+
+
+def test_natural_entries_and_calls_that_nobody_answers_are_no_hop():
+    capture = Capture()
+    for number, at in enumerate(arrivals(2, 400, every=8.0)):
+        capture.span(number, 1, name="GET /reports", kind="SERVER", start=at, service="web")
+    for number, at in enumerate(arrivals(3, 300, every=10.6)):
+        capture.span(1000 + number, 1, name="consume", kind="CONSUMER", start=at, duration=90)
+        capture.span(
+            1000 + number,
+            2,
+            1,
+            name="GET",
+            kind="CLIENT",
+            start=at + 5,
+            duration=60,
+            server_address="api.partner.example",
+        )
+    assert detached(capture).filter(pl.col("service_name") == "web").is_empty()
+
+
+def lost_work(*, lost: float = 1.0, duration: float = 20.0, every: float = 50.0) -> Capture:
+    """Requests that read, then hand work to a pool, which may start it without a context."""
+    rng = np.random.default_rng(5)
+    capture = Capture(service_instance_id="svc-1")
+    for number, at in enumerate(arrivals(4, 120, every=every)):
+        read, wait = 3 + rng.exponential(2), rng.exponential(0.2)
+        capture.span(number, 1, name="GET /", kind="SERVER", start=at, duration=duration + read)
+        capture.span(number, 2, 1, name="read", start=at + 1, duration=read)
+        start = at + 1.2 + read + wait
+        if rng.random() < lost:
+            capture.span(1000 + number, 3, name="work", start=start, duration=4)
+        else:
+            capture.span(number, 3, 1, name="work", start=start, duration=4)
+    return capture
+
+
+@pytest.mark.parametrize("lost", [0.1, 1.0])
+def test_the_span_that_was_open_is_proposed_and_not_the_one_before(lost):
+    found = detached(lost_work(lost=lost)).filter(pl.col("proposed_confidence") >= 0.8)
+    assert found.height >= 9
+    right = found["trace_id"].str.tail(6).to_list()
+    proposed = found["proposed_trace_id"].str.tail(6).to_list()
+    hits = sum(int(a, 16) - 1000 == int(b, 16) for a, b in zip(right, proposed, strict=True))
+    assert hits >= 0.95 * found.height
+    assert set(found["proposed_span_id"]) == {span_id(1)}
+
+
+def test_one_call_site_that_always_loses_its_context_is_found_beside_sound_ones():
+    capture = lost_work()
+    for number, at in enumerate(arrivals(6, 200)):
+        capture.span(3000 + number, 1, name="PUT /", kind="SERVER", start=at, duration=9)
+        capture.span(3000 + number, 2, 1, name="work", start=at + 2, duration=4)
+    found = detached(capture).filter(pl.col("proposed_confidence") >= 0.8)
+    assert found.height >= 100
+    assert {int(trace, 16) < 1000 for trace in found["proposed_trace_id"]} == {True}
+
+
+def test_two_jobs_of_one_timetable_do_not_call_each_other():
+    rng = np.random.default_rng(7)
+    capture = Capture(service_instance_id="svc-1")
+    for number in range(40):
+        at = 1000.0 * number + rng.exponential(2)
+        capture.span(number, 1, name="job.clean", start=at, duration=30)
+        capture.span(1000 + number, 1, name="job.count", start=at + 1 + rng.exponential(1))
+    assert detached(capture).is_empty()
+
+
+def test_where_callers_are_many_and_delays_long_nobody_is_proposed():
+    rng = np.random.default_rng(8)
+    capture = Capture(service_instance_id="svc-1")
+    for number, at in enumerate(arrivals(9, 400, every=1.0)):
+        capture.span(number, 1, name="GET /", kind="SERVER", start=at, duration=50)
+        late = at + rng.exponential(20)
+        capture.span(1000 + number, 2, name="work", start=late, duration=2)
+    assert detached(capture).filter(pl.col("proposed_confidence") >= 0.8).is_empty()
+
+
+def enumerated(callee, caller, log_weight):
+    """Marginals by listing every assignment."""
+    n, m = int(callee.max()) + 1, int(caller.max()) + 1
+    weight = np.full((n, m), -np.inf)
+    weight[callee, caller] = log_weight
+    total, marginal = 0.0, np.zeros((n, m))
+    for choice in itertools.product(range(-1, m), repeat=n):
+        used = [c for c in choice if c >= 0]
+        if len(set(used)) == len(used):
+            mass = np.exp(sum(weight[i, c] for i, c in enumerate(choice) if c >= 0))
+            total += mass
+            for i, c in enumerate(choice):
+                if c >= 0:
+                    marginal[i, c] += mass
+    return (marginal / total)[callee, caller]
+
+
+@pytest.mark.parametrize("level", [0.0, 2.0, 6.0])
+def test_drawn_assignments_are_as_frequent_as_they_are_probable(level):
+    rng = np.random.default_rng(11)
+    for _ in range(5):
+        n, m = rng.integers(1, 5, 2)
+        callee, caller = (a.ravel() for a in np.meshgrid(range(n), range(m), indexing="ij"))
+        log_weight = rng.normal(level, 1.5, callee.size)
+        exclusive = np.ones(callee.size, bool)
+        believed = association_marginals(callee, caller, log_weight, exclusive=exclusive)
+        drawn = draw_contested(
+            callee, caller, exclusive, log_weight, believed, np.full(n, -1), rounds=2_000
+        )
+        assert np.abs(drawn - enumerated(callee, caller, log_weight)).max() < 0.1
+
+
+def test_a_toss_up_between_two_callers_stays_a_toss_up():
+    callee, caller = np.array([0, 0, 1, 1]), np.array([0, 1, 0, 1])
+    log_weight = np.array([20.2, 20.0, 20.0, 20.2])
+    exclusive = np.ones(4, bool)
+    believed = association_marginals(callee, caller, log_weight, exclusive=exclusive, rounds=300)
+    drawn = draw_contested(
+        callee, caller, exclusive, log_weight, believed, np.full(2, -1), rounds=2_000
+    )
+    assert drawn == pytest.approx([0.6, 0.4, 0.4, 0.6], abs=0.06)
