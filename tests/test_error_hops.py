@@ -141,6 +141,35 @@ def test_a_retry_that_succeeds_is_recovered_and_names_the_attempt():
     assert row["confidence"] > 0.9
 
 
+def calls_in_a_row(failed, total, **last):
+    capture = Capture(**GO).span(1, 1, name="load", duration=500)
+    for n in range(total):
+        said = ERROR if n == failed else {}
+        more = last if n == failed + 1 else {}
+        start = 10 * n + 1
+        capture.span(
+            1, n + 2, 1, name="find", kind="CLIENT", start=start, duration=5, **said, **more
+        )
+    return hop_of(capture, failed + 2)
+
+
+@pytest.mark.parametrize("failed", [0, 2, 5])
+def test_one_failed_call_of_a_loop_is_not_made_good_by_the_next_item(failed):
+    row = calls_in_a_row(failed, 8)
+    assert row["verdict"] == "swallowed"
+    assert row["confidence"] <= 0.6
+    assert "loop" in row["evidence"][0]
+
+
+def test_a_counted_attempt_within_a_loop_makes_its_failure_good():
+    assert calls_in_a_row(2, 8, resend_count=1)["verdict"] == "recovered"
+
+
+def test_two_calls_around_a_failed_one_are_no_loop():
+    assert calls_in_a_row(0, 2)["verdict"] == "recovered"
+    assert calls_in_a_row(1, 3)["verdict"] == "recovered"
+
+
 def test_another_call_of_the_same_name_to_another_target_is_no_retry():
     def url(path):
         return f'{{"url.full":"http://stock:80{path}"}}'

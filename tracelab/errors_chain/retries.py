@@ -9,6 +9,9 @@ TOLERANCE_NS: Final = 1_000_000
 """How far a later attempt may start before the failed one has ended: one process, one
 clock, but clocks of a millisecond exist."""
 
+MIN_LOOP: Final = 3
+"""Successful calls of the same operation, before and after a failed one, that make a loop."""
+
 _TARGETS: Final = (
     "url.full",
     "http.url",
@@ -50,7 +53,8 @@ def find_recoveries(failed: pl.DataFrame, siblings: pl.DataFrame) -> pl.DataFram
     Returns
     -------
     pl.DataFrame
-        row, recovered_by, recovery_confidence, recovery_reason: rows that were made good.
+        row, looped, recovered_by, recovery_confidence, recovery_reason: rows that were made
+        good, and those that one of many like calls followed (``looped``, nothing made good).
     """
     key = ["up_trace", "up_span", "kind", "service_name", "operation"]
     others = siblings.filter(pl.col("succeeded")).select(
@@ -90,12 +94,22 @@ def find_recoveries(failed: pl.DataFrame, siblings: pl.DataFrame) -> pl.DataFram
     )
     hedged = pl.col("later").is_null() & (pl.col("n_beside") == 1) & (pl.col("n_success") == 1)
     hedged = hedged | (pl.col("later").is_null() & (pl.col("n_beside") > 0) & pl.col("cancelled"))
+    # attempts end with the first success: where the call is made many times over, one after
+    # the other, the next one is the next item's as long as nothing says otherwise
+    looped = (
+        (pl.col("n_earlier") + pl.col("n_later") >= MIN_LOOP)
+        & ~pl.any_horizontal("resent", "resent_elsewhere", "same_target").fill_null(value=False)
+        & ~hedged
+    )
     return (
-        facts.with_columns(hedged.alias("hedged"))
+        facts.with_columns(hedged.alias("hedged"), looped.alias("looped"))
         .filter(pl.col("later").is_not_null() | pl.col("hedged"))
         .select(
             "row",
-            pl.coalesce("later", pl.col("beside")).alias("recovered_by"),
+            "looped",
+            pl.when(~pl.col("looped"))
+            .then(pl.coalesce("later", pl.col("beside")))
+            .alias("recovered_by"),
             pl.when("hedged")
             .then(pl.when("cancelled").then(0.85).otherwise(0.6))
             .when("resent")

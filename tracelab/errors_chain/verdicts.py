@@ -287,6 +287,12 @@ def _quiet_parent() -> list[Case]:
             "a sibling whose name says fallback succeeded afterwards",
         ),
         (
+            pl.col("looped").fill_null(value=False),
+            "swallowed",
+            pl.when(above.is_not_null()).then(0.55).otherwise(0.6),
+            "one call of a loop failed; none of the others is known to be its next attempt",
+        ),
+        (
             pl.lit(value=True),
             "swallowed",
             pl.when(above.is_not_null())
