@@ -22,6 +22,13 @@ MIN_ANSWERED: Final = 0.9
 """Least share of answered calls at which a call without its server span stands out."""
 
 
+MOST_PAUSED: Final = 0.8
+"""Most calls that may lack their server span where it paused: a peer that answers fewer is not
+one that normally answers."""
+
+_BLOCK: Final = 8
+
+
 @dataclass(frozen=True, slots=True)
 class Missing:
     """What missing spans left behind, one entry per orphan or unanswered client.
@@ -321,6 +328,8 @@ def unanswered_calls(
     lacking = 1 - good[code] / np.maximum(total[code], 1)
     usual = (good[code] >= 3) & (lacking <= allowed) & skeleton.column("answered")[open_calls]
     told = (to >= 0) & _tells(skeleton, open_calls, to)
+    paused = (lacking <= MOST_PAUSED) & _pauses(skeleton, clients)[open_calls]
+    usual |= paused & skeleton.column("answered")[open_calls]
     firm = usual | (told & (good[code] >= 3))
     keep = (good[code] >= 3) & (to >= 0) & (firm | skeleton.column("answered")[open_calls])
     keep &= ~_answered_astray(skeleton, open_calls, callee[code])
@@ -353,6 +362,40 @@ def _loss_rates(skeleton: Skeleton) -> Floats:
     overall = lost.sum() / max(int(seen.sum()), 1)
     rates = np.where(seen >= 20, lost / np.maximum(seen, 1), overall)
     return np.append(rates, 0.0)
+
+
+def _pauses(skeleton: Skeleton, clients: Ints) -> Bools:
+    """Rows of calls in a stretch without answers, before and behind which all were answered.
+
+    A peer of which some instances are not instrumented, or not sampled, leaves its unanswered
+    calls strewn evenly; a peer whose spans got lost leaves stretches of them. Calls of a class
+    are taken `_BLOCK` at a time: there must be far more blocks without a gap than even strewing
+    would leave.
+    """
+    classes = skeleton.caller_class[clients]
+    order = np.argsort(classes, kind="stable")
+    rows, codes = clients[order], classes[order]
+    size = int(codes.max(initial=-1)) + 1
+    counts = np.bincount(codes, minlength=size)
+    place = np.arange(rows.size) - np.repeat(np.cumsum(counts) - counts, counts)
+    blocks = (counts + _BLOCK - 1) // _BLOCK
+    offset = np.cumsum(blocks) - blocks
+    block = offset[codes] + place // _BLOCK
+    owner = np.repeat(np.arange(size), blocks)
+    lacking = np.bincount(block, weights=~skeleton.served[rows], minlength=owner.size)
+    whole = (lacking == 0) & (np.bincount(block, minlength=owner.size) == _BLOCK)
+    share = np.bincount(owner, weights=lacking, minlength=size) / np.maximum(counts, 1)
+    clean = (1 - share) ** _BLOCK
+    due = blocks * clean
+    many = np.bincount(owner, weights=whole, minlength=size)
+    uneven = many > due + 3.5 * np.sqrt(due * (1 - clean)) + 1
+    before = np.cumsum(whole) - whole
+    earlier = before - before[offset[owner]]
+    behind = many[owner] - earlier - whole
+    inside = uneven[owner] & (lacking >= 2) & (earlier > 0) & (behind > 0)
+    found = np.zeros(skeleton.n, bool)
+    found[rows] = inside[block]
+    return found
 
 
 def usual_callees(skeleton: Skeleton) -> Ints:

@@ -193,7 +193,7 @@ def _coded(traces: TraceSet) -> pl.DataFrame:
         pl.col("end_time").cast(pl.Int64).alias("end"),
         _text_hash("service_name", "name", "kind").alias("op"),
         _text_hash(*_PROCESS_TEXTS).alias("process"),
-        pl.col("server_address").hash(5).alias("peer"),
+        _peers(traces.spans).hash(5).alias("peer"),
         _short_hash("thread_id", "thread_name").alias("thread"),
         _short_hash("task_id").alias("task"),
         _short_hash("request_id").alias("request"),
@@ -230,6 +230,24 @@ def _coded(traces: TraceSet) -> pl.DataFrame:
         )
         .with_columns(pl.col("key").is_duplicated().alias("shared"))
     )
+
+
+_CALLED: Final = r'"(?:url\.full|http\.url)":"\w+://([^/"?]+/?[A-Za-z_-]*)'
+"""Host, port and first word of the path of a called URL: behind one port may stand a gateway that
+routes by path."""
+
+
+def _peers(spans: pl.DataFrame) -> pl.Series:
+    """Tell whom each span calls: the server's address, or what the URL says where that is vague."""
+    named = spans["server_address"]
+    vague = (spans["kind"] == "CLIENT").fill_null(value=False) & (
+        named.is_null() | _loopback(named).fill_null(value=False)
+    )
+    rows = vague.arg_true()
+    if not rows.len():
+        return named
+    called = spans["attributes"].gather(rows).str.extract(_CALLED, 1)
+    return named.scatter(rows, called.fill_null(named.gather(rows)))
 
 
 def _parent_rows(coded: pl.DataFrame) -> pl.Series:
