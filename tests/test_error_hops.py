@@ -165,6 +165,32 @@ def test_a_counted_attempt_within_a_loop_makes_its_failure_good():
     assert calls_in_a_row(2, 8, resend_count=1)["verdict"] == "recovered"
 
 
+@pytest.mark.parametrize(
+    ("hosts", "verdict"),
+    [
+        (("pricing", "stock"), "swallowed"),
+        (("pricing", "pricing.shop.svc"), "recovered"),
+        (("pricing-7d9f", "pricing-0c4e"), "recovered"),
+        (("10.0.0.7", "10.0.0.9"), "recovered"),
+        (("pricing", None), "recovered"),
+    ],
+)
+def test_a_call_of_a_bare_method_is_an_attempt_only_if_it_asks_the_same_service(hosts, verdict):
+    capture = Capture(**GO).span(1, 1, name="load", duration=30)
+    for n, (host, said) in enumerate(zip(hosts, (ERROR, {}), strict=True)):
+        start = 1 + 7 * n
+        capture.span(
+            *(1, n + 2, 1),
+            name="GET",
+            kind="CLIENT",
+            start=start,
+            duration=5,
+            server_address=host,
+            **said,
+        )
+    assert hop_of(capture, 2)["verdict"] == verdict
+
+
 def test_two_calls_around_a_failed_one_are_no_loop():
     assert calls_in_a_row(0, 2)["verdict"] == "recovered"
     assert calls_in_a_row(1, 3)["verdict"] == "recovered"

@@ -6,7 +6,7 @@ import polars as pl
 
 from tracelab import semconv
 from tracelab.errors_chain.comparing import mask
-from tracelab.errors_chain.retries import attribute, cancelled, settings, target
+from tracelab.errors_chain.retries import attribute, cancelled, peer, settings, target
 from tracelab.traceset import TraceSet
 
 SPAN: Final = ["trace_id", "span_id"]
@@ -159,6 +159,7 @@ def attempts(spans: pl.DataFrame, evidence: pl.DataFrame) -> pl.DataFrame:
         pl.col("start_time").dt.timestamp("ns").alias("start"),
         pl.col("end_time").dt.timestamp("ns").alias("end"),
         target().alias("target"),
+        peer().alias("peer"),
         settings().alias("settings"),
         pl.coalesce("resend_count", attribute("app.attempt").cast(pl.Int64, strict=False)).alias(
             "resend"

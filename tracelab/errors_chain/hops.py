@@ -26,7 +26,7 @@ _READ: Final = [
     *SPAN,
     *("parent_span_id", "name", "kind", "start_time", "end_time", "duration_ns", "status_code"),
     *("status_message", "service_name", "sdk_language", "http_response_status_code"),
-    *("error_type", "resend_count", "rpc_system", "attributes"),
+    *("error_type", "resend_count", "rpc_system", "server_address", "attributes"),
 ]
 _FLAGS: Final = ["is_error", "is_5xx", "is_4xx", "has_exception", "has_log", "is_weak", "fails"]
 

@@ -22,6 +22,7 @@ _TARGETS: Final = (
     "messaging.message.id",
     "rpc.method",
 )
+_METHOD_ALONE: Final = r"^(?:HTTP )?(?:GET|POST|PUT|PATCH|DELETE|HEAD|OPTIONS)$"
 _CANCELLED: Final = r"(?i)cancel|abort"
 
 
@@ -39,6 +40,18 @@ def target() -> pl.Expr:
     return found.str.replace(r"^[a-z]+://[^/]*", "")
 
 
+def peer() -> pl.Expr:
+    """Return whom a call went to, as a name: replicas by number, and addresses, left out.
+
+    A name of the operation that is the method alone says nothing; whom it asked then decides
+    whether two calls can be attempts of one request.
+    """
+    host = pl.col("server_address").str.to_lowercase().str.split(".").list.first()
+    name = host.str.replace_all(r"[-_]?[0-9a-f]*[0-9][0-9a-f]*", "")
+    bare = pl.col("name").str.contains(_METHOD_ALONE)
+    return pl.when(bare & (name.str.len_bytes() > 0)).then(name)
+
+
 def find_recoveries(failed: pl.DataFrame, siblings: pl.DataFrame) -> pl.DataFrame:
     """Find the sibling that made a failed span good.
 
@@ -46,7 +59,7 @@ def find_recoveries(failed: pl.DataFrame, siblings: pl.DataFrame) -> pl.DataFram
     ----------
     failed : pl.DataFrame
         Columns row, up_trace, up_span, span_id, kind, service_name, operation, start, end
-        (ns), target, resend, settings, cancelled, up_end.
+        (ns), target, peer, resend, settings, cancelled, up_end.
     siblings : pl.DataFrame
         All children of the same parents, the same columns and ``succeeded``.
 
@@ -65,6 +78,7 @@ def find_recoveries(failed: pl.DataFrame, siblings: pl.DataFrame) -> pl.DataFram
         pl.col("target").alias("other_target"),
         pl.col("resend").alias("other_resend"),
         pl.col("settings").alias("other_settings"),
+        pl.col("peer").alias("other_peer"),
     )
     later = pl.col("other_start") >= pl.col("end") - TOLERANCE_NS
     earlier = pl.col("other_end") <= pl.col("start") + TOLERANCE_NS
@@ -73,8 +87,10 @@ def find_recoveries(failed: pl.DataFrame, siblings: pl.DataFrame) -> pl.DataFram
     alike = (same | pl.col("target").is_null()) & pl.col("settings").eq_missing(
         pl.col("other_settings")
     )
+    same_peer = (pl.col("peer") == pl.col("other_peer")).fill_null(value=True)
     pairs = failed.join(others, on=key, how="inner", nulls_equal=True).filter(
-        same.fill_null(value=True) | (resent & later), pl.col("other") != pl.col("span_id")
+        (same.fill_null(value=True) & (same_peer | same.is_not_null())) | (resent & later),
+        pl.col("other") != pl.col("span_id"),
     )
     facts = (
         pairs.sort("row", "other_start", "other")
