@@ -32,6 +32,12 @@ MIN_SURPRISE: Final = 22.0
 """Least surprise, in nats, of so many pairs by chance: a tail of 1e-9, for dozens of classes
 and hundreds of delays are tried."""
 
+MIN_AFTER: Final = 14.0
+"""The same where only the other direction in time tells chance."""
+
+MAX_SHARE: Final = 1.5
+"""A callee has one caller: far more pairs than callees beyond chance are bursts, not calls."""
+
 MIN_SHARE: Final = 0.3
 """Least share of the callees (across the network: or of the calls) that a class accounts for."""
 
@@ -238,7 +244,11 @@ def _weigh(
     )
     surprise, share = _surprise(observed, moved, mirrored, sample.size)
     accounted = share * callees.size
-    if surprise < MIN_SURPRISE or accounted < MIN_SHARE * _least(callees, group, local):
+    if (
+        surprise < MIN_SURPRISE
+        or share > MAX_SHARE
+        or accounted < MIN_SHARE * _least(callees, group, local)
+    ):
         return None
     excess = observed - np.maximum(moved.mean(axis=0), mirrored)
     weight = np.clip(excess, 0, None) / np.maximum(observed, 1e-9)
@@ -274,6 +284,8 @@ def _surprise(observed: Floats, moved: Floats, mirrored: Floats, n: int) -> tupl
     seen = np.concatenate([[0.0], np.cumsum(observed)])
     chance = np.concatenate([np.zeros((many, 1)), np.cumsum(moved, axis=1)], axis=1)
     back = np.concatenate([[0.0], np.cumsum(mirrored)])
+    # Where traffic comes in bursts a move leaves them: only the other direction tells chance.
+    bursts = bool(back[-1] > 3 * chance[:, -1].mean() + 10)
     best, share = 0.0, 0.0
     for width in (1, 2, 4, 8, 16, 32, 64, observed.size):
         count = seen[width:] - seen[:-width]
@@ -283,12 +295,28 @@ def _surprise(observed: Floats, moved: Floats, mirrored: Floats, n: int) -> tupl
         mean = np.maximum(mean, back[width:] - back[:-width])
         over = np.maximum(count, mean)
         tail = (over * np.log(over / mean) - over + mean) / wide
+        if bursts:
+            tail = np.minimum(tail, _more_often_after(count, back[width:] - back[:-width], n))
         at = int(np.argmax(tail))
         best = max(best, float(tail[at]))
         sure = tail >= MIN_SURPRISE
         if sure.any():
             share = max(share, float((over - mean)[sure].max()) / n)
     return best, share
+
+
+def _more_often_after(count: Floats, back: Floats, n: int) -> Floats:
+    """Surprise that callees follow callers so much oftener than they precede them.
+
+    One comparison in place of many moves, so less of it is asked for; pairs of one callee with
+    several callers of a burst are no evidence of their own.
+    """
+    both = np.maximum(count + back, 1.0)
+    after = np.maximum(count, 1e-9)
+    before = np.maximum(back, 1e-9)
+    tail = count * np.log(2 * after / both) + back * np.log(2 * before / both)
+    each = np.maximum(both / (2 * n), 1.0)
+    return np.where(count > back, tail / each, 0.0) * (MIN_SURPRISE / MIN_AFTER)
 
 
 _BIN: Final = 0.2
