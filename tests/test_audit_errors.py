@@ -8,7 +8,9 @@ import tracelab as tl
 from tracelab import schema
 from tracelab.errors_chain import audit_errors, error_audit_rates
 from tracelab.errors_chain.audit import PARTS
+from tracelab.errors_chain.intervals import wilson
 from tracelab.exceptions import ParameterError, SchemaError
+from tracelab.structure.rates import wilson_interval
 
 STACK = {
     "python": 'Traceback (most recent call last):\n  File "/a.py", line 1, in f\nValueError: bad\n',
@@ -168,6 +170,15 @@ def test_rates_carry_counts_and_intervals():
     row = rates.filter(pl.col("part") == "stacktrace_ok").to_dicts()[0]
     assert (row["errors"], row["incomplete"], row["rate"]) == (1, 1, 1.0)
     assert row["rate_low"] == pytest.approx(0.2065, abs=1e-3)  # Wilson, 1 of 1
+
+
+def test_intervals_of_columns_agree_with_those_of_arrays():
+    counts = pl.DataFrame({"hits": [0, 1, 7, 50, 999], "n": [3, 1, 9, 100, 1000]})
+    low, high = wilson(pl.col("hits"), pl.col("n"))
+    ours = counts.select(low.alias("low"), high.alias("high"))
+    theirs = wilson_interval(counts["hits"].to_numpy(), counts["n"].to_numpy())
+    assert ours["low"].to_numpy() == pytest.approx(theirs[0], abs=1e-4)
+    assert ours["high"].to_numpy() == pytest.approx(theirs[1], abs=1e-4)
 
 
 def test_a_capture_without_errors_has_no_rows():
