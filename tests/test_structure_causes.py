@@ -60,6 +60,19 @@ def test_a_call_without_its_usual_server_span_is_reported_at_the_client():
     ]
 
 
+def test_stretches_without_answers_between_answered_ones_are_reported():
+    lost = {n for begin in (100, 160, 230) for n in range(begin, begin + 25)}
+    found = loud(calls(300, lost=lost))
+    missed = found.filter(pl.col("kind") == "missing_server")
+    assert missed.height >= 0.9 * len(lost)
+
+
+def test_calls_of_which_some_go_unanswered_at_random_are_legal():
+    rng = np.random.default_rng(9)
+    lost = set((np.flatnonzero(rng.random(300) < 0.3) + 1).tolist())
+    assert loud(calls(300, lost=lost)).height == 0
+
+
 def test_a_call_that_failed_without_response_needs_no_server_span():
     capture = calls(60, lost={30})
     for row in capture.spans:

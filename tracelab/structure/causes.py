@@ -189,6 +189,9 @@ def _edges(skeleton: Skeleton, missing: Missing, lifetimes: Lifetimes, case: Cas
         15 * after[plain],
         "open when its process sent its last span, long before the capture's end",
     )
+    # It answered after its last export: that batch may have been refused as well.
+    answered = exits & missing.call
+    case.put("export_failure", answered, 25.0, "its process exported nothing after it")
     late = ~lifetimes.exited & (after > 0)
     case.put("capture_edge", late, 25 * after[late], "still open when the capture stopped")
     # Durations have long tails: a slow span may have been open still.

@@ -12,7 +12,16 @@ import numpy as np
 import polars as pl
 
 from tracelab.structure.boundaries import usual_boundaries
-from tracelab.structure.skeleton import CLIENT, CONSUMER, SERVER, Bools, Floats, Ints, Skeleton
+from tracelab.structure.skeleton import (
+    CLIENT,
+    CONSUMER,
+    SERVER,
+    Bools,
+    Floats,
+    Ints,
+    Skeleton,
+    mix64,
+)
 from tracelab.structure.spine import CROSSINGS, take_rows
 
 FAR: Final = np.array([word in ("network", "process", "queue") for word, _ in CROSSINGS])
@@ -26,7 +35,8 @@ MOST_PAUSED: Final = 0.8
 """Most calls that may lack their server span where it paused: a peer that answers fewer is not
 one that normally answers."""
 
-_BLOCK: Final = 8
+_LEAST: Final = 8
+"""Least answered and unanswered calls from which stretches are told from chance."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -329,7 +339,8 @@ def unanswered_calls(
     usual = (good[code] >= 3) & (lacking <= allowed) & skeleton.column("answered")[open_calls]
     told = (to >= 0) & _tells(skeleton, open_calls, to)
     paused = (lacking <= MOST_PAUSED) & _pauses(skeleton, clients)[open_calls]
-    usual |= paused & skeleton.column("answered")[open_calls]
+    # A gateway in between answers with an error of its own where the peer is away.
+    usual |= paused & ~skeleton.column("error")[open_calls]
     firm = usual | (told & (good[code] >= 3))
     keep = (good[code] >= 3) & (to >= 0) & (firm | skeleton.column("answered")[open_calls])
     keep &= ~_answered_astray(skeleton, open_calls, callee[code])
@@ -365,36 +376,45 @@ def _loss_rates(skeleton: Skeleton) -> Floats:
 
 
 def _pauses(skeleton: Skeleton, clients: Ints) -> Bools:
-    """Rows of calls in a stretch without answers, before and behind which all were answered.
+    """Rows of calls in a stretch without answers, before and behind which calls were answered.
 
     A peer of which some instances are not instrumented, or not sampled, leaves its unanswered
-    calls strewn evenly; a peer whose spans got lost leaves stretches of them. Calls of a class
-    are taken `_BLOCK` at a time: there must be far more blocks without a gap than even strewing
-    would leave.
+    calls strewn evenly over the traces; a peer whose spans got lost leaves stretches of them
+    (Wald and Wolfowitz, 1940: too few runs). One call per trace is taken, because the calls of
+    a trace may all go to one instance.
     """
-    classes = skeleton.caller_class[clients]
-    order = np.argsort(classes, kind="stable")
-    rows, codes = clients[order], classes[order]
-    size = int(codes.max(initial=-1)) + 1
-    counts = np.bincount(codes, minlength=size)
-    place = np.arange(rows.size) - np.repeat(np.cumsum(counts) - counts, counts)
-    blocks = (counts + _BLOCK - 1) // _BLOCK
-    offset = np.cumsum(blocks) - blocks
-    block = offset[codes] + place // _BLOCK
-    owner = np.repeat(np.arange(size), blocks)
-    lacking = np.bincount(block, weights=~skeleton.served[rows], minlength=owner.size)
-    whole = (lacking == 0) & (np.bincount(block, minlength=owner.size) == _BLOCK)
-    share = np.bincount(owner, weights=lacking, minlength=size) / np.maximum(counts, 1)
-    clean = (1 - share) ** _BLOCK
-    due = blocks * clean
-    many = np.bincount(owner, weights=whole, minlength=size)
-    uneven = many > due + 3.5 * np.sqrt(due * (1 - clean)) + 1
-    before = np.cumsum(whole) - whole
-    earlier = before - before[offset[owner]]
-    behind = many[owner] - earlier - whole
-    inside = uneven[owner] & (lacking >= 2) & (earlier > 0) & (behind > 0)
+    key = skeleton.trace[clients] ^ mix64(skeleton.caller_class[clients].astype(np.uint64)).view(
+        np.int64
+    )
+    first = pl.Series(key).is_first_distinct().to_numpy()
+    every = skeleton.caller_class
+    size = int(every.max(initial=-1)) + 1
+    rows = clients[first]
+    rows = rows[np.argsort(every[rows], kind="stable")]
+    codes, answered = every[rows], skeleton.served[rows]
+    same = codes[1:] == codes[:-1]
+    many = np.bincount(codes, minlength=size)
+    good = np.bincount(codes, weights=answered, minlength=size)
+    turns = np.bincount(codes[1:], weights=same & (answered[1:] != answered[:-1]), minlength=size)
+    due = 1 + 2 * good * (many - good) / np.maximum(many, 1)
+    spread = np.sqrt(np.maximum((due - 1) * (due - 2), 0) / np.maximum(many - 1, 1))
+    few = (good >= _LEAST) & (many - good >= _LEAST) & (turns + 1 < due - 4 * spread)
+    # A stretch: two in a row without an answer; on either side somewhere three in a row with one.
+    row = np.zeros(rows.size, bool)
+    row[2:] = answered[2:] & answered[1:-1] & answered[:-2] & same[1:] & same[:-1]
+    before = np.cumsum(row) - row
+    start = np.cumsum(many) - many
+    offset = np.append(before, before[-1:] + row[-1:])
+    earlier = before - offset[start[codes]]
+    behind = offset[start[codes] + many[codes]] - before
+    mute = np.zeros(rows.size, bool)
+    pair = same & ~answered[1:] & ~answered[:-1]
+    mute[1:] |= pair
+    mute[:-1] |= pair
     found = np.zeros(skeleton.n, bool)
-    found[rows] = inside[block]
+    inside = few[codes] & mute & (earlier > 0) & (behind > 0)
+    chosen = pl.Series(key[first]).filter(pl.Series(np.isin(clients[first], rows[inside])))
+    found[clients] = pl.Series(key).is_in(chosen.implode()).to_numpy()
     return found
 
 
