@@ -32,7 +32,7 @@ MIN_SURPRISE: Final = 22.0
 """Least surprise, in nats, of so many pairs by chance: a tail of 1e-9, for dozens of classes
 and hundreds of delays are tried."""
 
-MIN_AFTER: Final = 14.0
+MIN_AFTER: Final = 30.0
 """The same where only the other direction in time tells chance."""
 
 MAX_SHARE: Final = 1.5
@@ -285,7 +285,7 @@ def _surprise(observed: Floats, moved: Floats, mirrored: Floats, n: int) -> tupl
     chance = np.concatenate([np.zeros((many, 1)), np.cumsum(moved, axis=1)], axis=1)
     back = np.concatenate([[0.0], np.cumsum(mirrored)])
     # Where traffic comes in bursts a move leaves them: only the other direction tells chance.
-    bursts = bool(back[-1] > 3 * chance[:, -1].mean() + 10)
+    bursts = bool(back[-1] > 3 * chance[:, -1].mean() + 1.5)
     best, share = 0.0, 0.0
     for width in (1, 2, 4, 8, 16, 32, 64, observed.size):
         count = seen[width:] - seen[:-width]
