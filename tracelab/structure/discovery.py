@@ -25,7 +25,7 @@ from tracelab.structure.skeleton import (
     Skeleton,
 )
 
-MIN_CALLS: Final = 4
+MIN_CALLS: Final = 6
 """A caller that was never seen to call an operation is believed from this many calls on."""
 
 MIN_SURPRISE: Final = 22.0
