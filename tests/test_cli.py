@@ -213,3 +213,112 @@ def test_an_interrupt_while_waiting_for_input_ends_in_one_line(tmp_path):
         assert waiting.wait(timeout=4) == 130
         said = waiting.stderr.read().decode()
     assert said == "tracelab: interrupted; finished work is kept\n"
+
+
+def test_evidence_shows_the_place_and_writes_the_bytes(tmp_path, capsys):
+    source = ROOT / "data" / "checkout" / "traces.jsonl"
+    span = tl.read_traces(source).spans.row(0, named=True)
+    out = tmp_path / "message"
+    assert run(["evidence", str(source), span["trace_id"], span["span_id"], "-o", str(out)]) == 0
+    assert span["span_id"].encode() in out.read_bytes()
+    assert out.read_bytes() in source.read_bytes()
+    assert "SHA-256 of the source" in capsys.readouterr().out
+    assert run(["evidence", str(source), span["trace_id"], "00000000000000ff"]) == 2
+
+
+def test_verify_names_the_changed_file_of_a_case(tmp_path, capsys):
+    source = ROOT / "data" / "checkout" / "traces.jsonl"
+    assert run(["investigate", str(source), "-o", str(tmp_path / "case")]) == 0
+    assert run(["verify", str(tmp_path / "case")]) == 0
+    findings = tmp_path / "case" / "findings.json"
+    findings.write_text(findings.read_text().replace("error", "arror", 1))
+    capsys.readouterr()
+    assert run(["verify", str(tmp_path / "case")]) == 1
+    assert "findings.json: changed" in capsys.readouterr().out
+
+
+def test_output_into_a_pipe_is_as_wide_as_columns_says(tmp_path):
+    arguments = ["investigate", str(ROOT / "data" / "checkout" / "traces.jsonl")]
+    text = subprocess.run(
+        [*PROGRAM, *arguments, "-o", str(tmp_path)],
+        env={**os.environ, "COLUMNS": "72"}, capture_output=True, text=True, check=True,
+    ).stdout  # fmt: skip
+    assert max(map(len, text.splitlines())) <= 72
+
+
+def test_an_empty_source_is_told(tmp_path, capsys):
+    assert run(["investigate", "", "-o", str(tmp_path / "out")]) == 2
+    assert "a source is empty" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("seconds", [0.05, 0.15, 0.4])
+def test_an_interrupt_during_the_imports_is_one_line(seconds, tmp_path):
+    process = subprocess.Popen(
+        [*PROGRAM, "investigate", "-", "-o", str(tmp_path)],
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    time.sleep(seconds)
+    process.send_signal(signal.SIGINT)
+    _, complaint = process.communicate(timeout=20)
+    assert process.returncode in (130, -signal.SIGINT)
+    # Before Python itself has begun, the system ends it without a word.
+    assert complaint in ("", "tracelab: interrupted; finished work is kept\n") or (
+        process.returncode == -signal.SIGINT
+    )
+
+
+def test_evidence_shows_the_place_and_writes_the_bytes_of_a_span(tmp_path, capsys):
+    span = tl.load_example("checkout").spans.row(0, named=True)
+    ids = [span["trace_id"], span["span_id"]]
+    assert run(["evidence", SAMPLE, *ids]) == 0
+    printed = capsys.readouterr().out
+    assert "SHA-256" in printed
+    assert "traces.jsonl" in printed
+    message = tmp_path / "message.bin"
+    assert run(["evidence", SAMPLE, *ids, "-o", str(message)]) == 0
+    assert span["span_id"].encode() in message.read_bytes()
+    assert message.read_bytes() in (ROOT / "data" / "checkout" / "traces.jsonl").read_bytes()
+
+
+def test_evidence_strips_terminal_escapes(tmp_path, capsys):
+    path = tmp_path / "hostile.jsonl"
+    span = {
+        "traceId": "11" * 16,
+        "spanId": "22" * 8,
+        "name": "\x9b31mowned\u202e",
+        "startTimeUnixNano": "1",
+        "endTimeUnixNano": "2",
+    }
+    spans = [{"scopeSpans": [{"spans": [span]}]}]
+    path.write_text(json.dumps({"resourceSpans": spans}, ensure_ascii=False), "utf-8")
+    assert run(["evidence", str(path), "11" * 16, "22" * 8]) == 0
+    printed = capsys.readouterr().out
+    assert "owned" in printed
+    assert not {"\x9b", "\x1b", "\u202e"} & set(printed)
+
+
+def test_evidence_of_an_unknown_span_is_one_line(capsys):
+    assert run(["evidence", SAMPLE, "feed", "beef"]) == 2
+    assert len(capsys.readouterr().err.strip().splitlines()) == 1
+
+
+def test_verify_of_a_case_names_the_file_that_changed(tmp_path, capsys):
+    assert run(["investigate", SAMPLE, "-o", str(tmp_path)]) == 0
+    assert run(["verify", str(tmp_path)]) == 0
+    with (tmp_path / "breaks.parquet").open("r+b") as file:
+        file.seek(100)
+        byte = file.read(1)
+        file.seek(100)
+        file.write(bytes([byte[0] ^ 1]))
+    capsys.readouterr()
+    assert run(["verify", str(tmp_path)]) == 1
+    assert capsys.readouterr().out.startswith("breaks.parquet: changed")
+
+
+def test_store_arguments_keep_both_slashes_of_a_url(monkeypatch, capsys):
+    seen = []
+    monkeypatch.setattr(tl.TraceStore, "is_store", lambda path: seen.append(path) or False)
+    for command in ("info", "compact", "verify"):
+        assert run(["store", command, "s3://bucket/prefix"]) == 2
+        assert "s3://bucket/prefix is no store" in capsys.readouterr().err
+    assert seen == ["s3://bucket/prefix"] * 3

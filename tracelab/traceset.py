@@ -87,9 +87,10 @@ class TraceSet:
             part = self.select_traces([candidate])
             if part.spans.height:
                 return part
+        some = self.spans["trace_id"].drop_nulls().unique(maintain_order=True).head(2).to_list()
         raise UnknownTraceError(
-            f"no trace {trace_id} among the {self.n_traces} traces of this capture; "
-            "`traces.spans['trace_id']` lists them"
+            f"no trace {html.plain(trace_id)} among the {self.n_traces} traces of this capture; "
+            + (f"it holds such as {html.plain(' and '.join(some))}" if some else "it is empty")
         )
 
     def with_tables(self, **tables: pl.DataFrame) -> "TraceSet":

@@ -235,8 +235,8 @@ class TraceStore:
             if found.spans.height:
                 return found
         raise UnknownTraceError(
-            f"no trace {html.plain(trace_id)} in the store {self._root}; "
-            "`store.read_bucket(0).spans['trace_id']` lists some"
+            f"no trace {html.plain(trace_id)} in the store {self._root}; ids are 32 hex digits, "
+            "findings.json and report.html of an investigation name some"
         )
 
     @property

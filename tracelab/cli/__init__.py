@@ -1,0 +1,54 @@
+"""The command line: a thin skin over the library, with one-line errors.
+
+Here stands only what must be there before anything is imported, so that Ctrl-C is answered in one
+line from the first moment on.
+"""
+
+import os
+import signal
+import sys
+import threading
+from types import FrameType
+from typing import Final
+
+EXIT_UNUSABLE: Final = 2
+EXIT_INTERRUPTED: Final = 130
+
+INTERRUPTED: Final = "interrupted; finished work is kept"
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run the command line and exit: 0 fine, 1 findings, 2 unusable input or arguments."""
+    signal.signal(signal.SIGINT, _stop)
+    sys.exit(run(arguments))
+
+
+def run(arguments: list[str] | None = None) -> int:
+    """Run the command line and return its exit code; errors become one line on stderr."""
+    try:
+        from tracelab.cli import commands
+
+        return commands.run(arguments)
+    except KeyboardInterrupt:
+        complain(INTERRUPTED)
+        return EXIT_INTERRUPTED
+
+
+def complain(message: str) -> None:
+    """Print a message as the program's one line on stderr."""
+    from tracelab import html
+
+    print(f"tracelab: {html.plain(message, limit=2000)}", file=sys.stderr)
+
+
+def _stop(number: int, frame: FrameType | None) -> None:
+    """Interrupt, and end for good soon after: a reader waiting on a pipe cannot be woken."""
+    last = threading.Timer(1.0, _give_up)
+    last.daemon = True
+    last.start()
+    raise KeyboardInterrupt
+
+
+def _give_up() -> None:
+    complain(INTERRUPTED)
+    os._exit(EXIT_INTERRUPTED)

@@ -1,0 +1,81 @@
+"""All commands under one name, with one-line errors."""
+
+import io
+import os
+import sys
+from typing import Annotated
+
+import typer
+
+import tracelab as tl
+from tracelab.cli import EXIT_INTERRUPTED, EXIT_UNUSABLE, INTERRUPTED, complain
+from tracelab.cli.analyses import compare, investigate, repair, rules, trace
+from tracelab.cli.keeping import compact, info, ingest
+from tracelab.cli.keeping import verify as verify_store
+from tracelab.cli.notebooks import lab
+from tracelab.cli.proving import evidence, verify
+from tracelab.exceptions import TracelabError
+
+app = typer.Typer(
+    name="tracelab",
+    help="Where traces and error chains break, and why; early-warning rules with their backtest.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+)
+for command in (investigate, trace, rules, compare, repair, ingest, evidence, verify, lab):
+    app.command()(command)
+
+stores = typer.Typer(help="Look after a store: what is in it, merge its parts, prove its bytes.")
+stores.command()(info)
+stores.command()(compact)
+stores.command(name="verify")(verify_store)
+app.add_typer(stores, name="store", no_args_is_help=True)
+
+
+@app.callback(invoke_without_command=True)
+def _front(
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version and stop.", is_eager=True)
+    ] = False,
+) -> None:
+    if version:
+        print(f"tracelab {tl.__version__}")
+        raise typer.Exit
+
+
+def run(arguments: list[str] | None = None) -> int:
+    """Run the command line and return its exit code; errors become one line on stderr."""
+    command = typer.main.get_command(app)
+    for stream in (sys.stdout, sys.stderr):
+        # An ASCII terminal (LANG=C) shows a `?` for an arrow; it is no reason to fail.
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
+    try:
+        code = command.main(args=arguments, prog_name="tracelab", standalone_mode=False)
+    except typer.Exit as stop:
+        if stop.exit_code == EXIT_INTERRUPTED:
+            complain(INTERRUPTED)
+        return stop.exit_code
+    except (KeyboardInterrupt, typer.Abort):
+        complain(INTERRUPTED)
+        return EXIT_INTERRUPTED
+    except TracelabError as error:
+        complain(str(error))
+        return EXIT_UNUSABLE
+    except typer.exceptions.TyperException as error:
+        if type(error).__name__ == "NoArgsIsHelpError":
+            # Called without a command: the help, with its lines, is the answer.
+            print(str(error), file=sys.stderr)
+            return EXIT_UNUSABLE
+        message = error.format_message() if hasattr(error, "format_message") else str(error)
+        complain(f"{message.replace('Value error, ', '').rstrip('.')}; see tracelab --help")
+        return EXIT_UNUSABLE
+    except BrokenPipeError:
+        # The reader went away (`| head`); Python would complain again when it closes stdout.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return EXIT_UNUSABLE
+    if code == EXIT_INTERRUPTED:
+        complain(INTERRUPTED)
+    return code if isinstance(code, int) else 0
