@@ -161,6 +161,24 @@ def test_one_failed_call_of_a_loop_is_not_made_good_by_the_next_item(failed):
     assert "loop" in row["evidence"][0]
 
 
+@pytest.mark.parametrize(("made_up_for", "verdict"), [(True, "recovered"), (False, "swallowed")])
+def test_callers_that_call_until_as_many_succeeded_as_ever_repeat_the_failed_call(
+    made_up_for, verdict
+):
+    capture = Capture(**GO)
+    for trace in range(1, 7):
+        n_failed = 1 + trace % 3
+        capture.span(trace, 1, name="search", duration=200)
+        for n in range(8 + (n_failed if made_up_for else 0)):
+            said = ERROR if n in range(2, 2 + n_failed) else {}
+            capture.span(
+                trace, n + 2, 1, name="Get", kind="CLIENT", start=1 + 9 * n, duration=8, **said
+            )
+    hops = find_error_hops(capture.traces())
+    told = hops["verdict"].unique().to_list()
+    assert told == [verdict]
+
+
 def test_a_counted_attempt_within_a_loop_makes_its_failure_good():
     assert calls_in_a_row(2, 8, resend_count=1)["verdict"] == "recovered"
 

@@ -12,6 +12,11 @@ clock, but clocks of a millisecond exist."""
 MIN_LOOP: Final = 3
 """Successful calls of the same operation, before and after a failed one, that make a loop."""
 
+MIN_CALLERS: Final = 5
+_STEADY: Final = 0.9
+"""Callers, and the share of them that agree in how many calls succeeded, from which failed calls
+count as repeated: whoever fails more often calls more often, until as many succeeded as ever."""
+
 _TARGETS: Final = (
     "url.full",
     "http.url",
@@ -113,12 +118,15 @@ def find_recoveries(failed: pl.DataFrame, siblings: pl.DataFrame) -> pl.DataFram
     # attempts end with the first success: where the call is made many times over, one after
     # the other, the next one is the next item's as long as nothing says otherwise
     looped = (
-        (pl.col("n_earlier") + pl.col("n_later") >= MIN_LOOP)
+        ~pl.col("steady").fill_null(value=False)
+        & (pl.col("n_earlier") + pl.col("n_later") >= MIN_LOOP)
         & ~pl.any_horizontal("resent", "resent_elsewhere", "same_target").fill_null(value=False)
         & ~hedged
     )
+    whose = failed.select("row", *key).join(_steady(siblings, key), on=key, nulls_equal=True)
     return (
-        facts.with_columns(hedged.alias("hedged"), looped.alias("looped"))
+        facts.join(whose.select("row", "steady"), on="row", how="left", maintain_order="left")
+        .with_columns(hedged.alias("hedged"), looped.alias("looped"))
         .filter(pl.col("later").is_not_null() | pl.col("hedged"))
         .select(
             "row",
@@ -138,6 +146,8 @@ def find_recoveries(failed: pl.DataFrame, siblings: pl.DataFrame) -> pl.DataFram
             .then(0.88)
             .when(pl.col("n_earlier") == 0)
             .then(0.65)
+            .when("steady")
+            .then(0.8)
             .otherwise(0.55)
             .alias("recovery_confidence"),
             pl.when("hedged")
@@ -148,10 +158,34 @@ def find_recoveries(failed: pl.DataFrame, siblings: pl.DataFrame) -> pl.DataFram
             .then(pl.lit("a later attempt with a higher resend count succeeded at another target"))
             .when("same_target")
             .then(pl.lit("a later sibling with the same operation and target succeeded"))
+            .when(pl.col("steady").fill_null(value=False) & (pl.col("n_earlier") > 0))
+            .then(pl.lit("callers repeat this call until as many succeeded as ever"))
             .otherwise(pl.lit("a later sibling with the same operation succeeded"))
             .alias("recovery_reason"),
         )
     )
+
+
+def _steady(siblings: pl.DataFrame, key: list[str]) -> pl.DataFrame:
+    """Tell of each caller's calls whether, over all callers, failed ones are made up for."""
+    good = pl.col("succeeded").fill_null(value=False)
+    callers = siblings.group_by(key).agg(
+        good.sum().alias("good"), (~good).sum().alias("bad"), pl.len().alias("all")
+    )
+
+    def agreed(name: str) -> pl.Expr:
+        """Share of the callers that have the commonest number of these calls."""
+        return pl.col(name).value_counts().struct.field("count").max() / pl.len()
+
+    laws = callers.group_by(key[2:]).agg(
+        (
+            (pl.len() >= MIN_CALLERS)
+            & (pl.col("bad").n_unique() > 1)
+            & (agreed("good") >= _STEADY)
+            & (agreed("all") < _STEADY)
+        ).alias("steady")
+    )
+    return callers.join(laws, on=key[2:], how="left", nulls_equal=True)
 
 
 def settings() -> pl.Expr:
