@@ -4,6 +4,7 @@ Here stands only what must be there before anything is imported, so that Ctrl-C 
 line from the first moment on.
 """
 
+import importlib
 import os
 import signal
 import sys
@@ -20,6 +21,13 @@ INTERRUPTED: Final = "interrupted; finished work is kept"
 def main(arguments: list[str] | None = None) -> None:
     """Run the command line and exit: 0 fine, 1 findings, 2 unusable input or arguments."""
     signal.signal(signal.SIGINT, _stop)
+    try:
+        # polars takes the signal for itself when it is imported.
+        importlib.import_module("polars")
+        signal.signal(signal.SIGINT, _stop)
+    except KeyboardInterrupt:
+        complain(INTERRUPTED)
+        sys.exit(EXIT_INTERRUPTED)
     sys.exit(run(arguments))
 
 
