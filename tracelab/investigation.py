@@ -1,7 +1,7 @@
 """Every analysis in one go, over a capture in memory or a store's buckets."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final, Literal
 
@@ -12,6 +12,7 @@ from tracelab.audits.digest import render_digest
 from tracelab.exceptions import ParameterError, SourceError
 from tracelab.export.case import Case, versions, write_case, write_rules
 from tracelab.export.findings import Finding, group_audit, group_breaks, group_error_hops
+from tracelab.export.redaction import Redaction, Redactor, case_key, redact_traces
 from tracelab.pictures import case_pictures
 from tracelab.rules import WarningRule, backtest_rules, derive_rules
 from tracelab.signals import find_lead_lags, neighbour_pairs
@@ -23,6 +24,8 @@ Progress = Callable[[str], None]
 
 MAX_EXHIBITS: Final = 12
 
+_WRITTEN: Final = ("breaks", "error_hops", "exceptions", "lead_lags", "red", "integrity")
+_TABLES: Final = (*_WRITTEN, "error_audit", "rule_scores")
 _SEVERITIES: Final = ("error", "warning", "info")
 
 
@@ -72,13 +75,50 @@ class Investigation:
         present = {finding.severity for finding in self.findings}
         return next((severity for severity in _SEVERITIES if severity in present), None)
 
-    def write(self, out: str | Path) -> Path:
+    def redact(self, mode: Redaction = "secrets") -> "Investigation":
+        """Return the case with what looks like a secret masked in every text of it.
+
+        Parameters
+        ----------
+        mode : {"secrets", "values", "none"}
+            ``"secrets"`` masks credentials, e-mail addresses and card numbers; ``"values"``
+            also every attribute value, message and stack; ``"none"`` nothing.
+
+        Returns
+        -------
+        Investigation
+            The same findings, counts and rows; equal values have equal masks.
+
+        Raises
+        ------
+        ParameterError
+            If `mode` is none of its words.
+        """
+        redactor = Redactor(mode)
+        if mode == "none":
+            return self
+        tables = {name: getattr(self, name) for name in (*_TABLES, "rejects", "ingest", "calls")}
+        shown = self.exhibits
+        redactor = Redactor(mode, key=case_key([*tables.values(), shown.spans, shown.events]))
+        return replace(
+            self,
+            **{name: redactor.frame(table) for name, table in tables.items()},
+            exhibits=redact_traces(shown, redactor),
+            findings=redactor.document(self.findings),
+            summary=redactor.document(self.summary),
+            provenance=redactor.document(self.provenance),
+            rules=redactor.document(self.rules),
+        )
+
+    def write(self, out: str | Path, *, redact: Redaction = "secrets") -> Path:
         """Write findings, report, tables and rules to a folder.
 
         Parameters
         ----------
         out : str or Path
             Folder; made if it is not there. Files of an earlier case are replaced.
+        redact : {"secrets", "values", "none"}
+            What is masked in all that is written; see `redact`.
 
         Returns
         -------
@@ -89,16 +129,20 @@ class Investigation:
         ------
         SourceError
             If the folder cannot be written.
+        ParameterError
+            If `redact` is none of its words.
         """
-        return write_case(self._case(), Path(out))
+        return write_case(self.redact(redact)._case(), Path(out))
 
-    def write_rules(self, out: str | Path) -> Path:
+    def write_rules(self, out: str | Path, *, redact: Redaction = "secrets") -> Path:
         """Write only the early-warning rules, their tests and the dashboard.
 
         Parameters
         ----------
         out : str or Path
             Folder; made if it is not there.
+        redact : {"secrets", "values", "none"}
+            What is masked in what is written; see `redact`.
 
         Returns
         -------
@@ -109,9 +153,12 @@ class Investigation:
         ------
         SourceError
             If the folder cannot be written.
+        ParameterError
+            If `redact` is none of its words.
         """
         try:
-            return write_rules(self.rules, self.red, Path(out))
+            case = self.redact(redact)
+            return write_rules(case.rules, case.red, Path(out))
         except OSError as error:
             raise SourceError(
                 f"cannot write rules to {out}: {error.strerror}; choose another folder"
@@ -134,31 +181,29 @@ class Investigation:
                 lead_lags=self.lead_lags,
                 ingest=self.ingest,
             ),
-            tables={
-                "breaks": self.breaks,
-                "error_hops": self.error_hops,
-                "exceptions": self.exceptions,
-                "lead_lags": self.lead_lags,
-                "red": self.red,
-                "integrity": self.integrity,
-            },
+            tables={name: getattr(self, name) for name in _WRITTEN},
         )
 
     def __repr__(self) -> str:
-        lines = [html.plain(line, limit=400) for line in self.summary.get("text", ())]
+        mask = Redactor().text
+        lines = [html.plain(mask(line), limit=400) for line in self.summary.get("text", ())]
         shown = [finding for finding in self.findings if finding.severity != "info"][:8]
-        lines += [f"  [{f.severity}] {html.plain(f.title, limit=160)}" for f in shown]
+        lines += [f"  [{f.severity}] {html.plain(mask(f.title), limit=160)}" for f in shown]
         more = len(self.findings) - len(shown)
         if more:
             lines.append(f"  … {more} more findings in `.findings`")
         return "\n".join(lines)
 
     def _repr_html_(self) -> str:
+        mask = Redactor().text
         rows = [
-            (f.severity, f.count, f.title, f.cause, f"{f.confidence:.2f}")
+            (
+                *(f.severity, f.count, mask(f.title), f.cause),
+                "" if f.cause == "unknown" else f"{f.confidence:.2f}",
+            )
             for f in self.findings[:12]
         ]
-        head = "".join(f"<p>{html.escape(line)}</p>" for line in self.summary.get("text", ()))
+        head = "".join(f"<p>{html.escape(mask(line))}</p>" for line in self.summary.get("text", ()))
         return head + html.table(("severity", "count", "finding", "cause", "confidence"), rows)
 
 

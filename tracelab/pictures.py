@@ -4,6 +4,7 @@ import polars as pl
 
 from tracelab import plots
 from tracelab.errors_chain import find_error_hops
+from tracelab.export.redaction import Redaction, Redactor, case_key, redact_traces
 from tracelab.export.report import Picture, render_report
 from tracelab.export.tree import render_trace_tree
 from tracelab.store import TraceStore
@@ -92,6 +93,13 @@ class TraceView:
         self._trace_id = trace_id
         self._breaks = breaks
         self._edges = span_edges(trace)
+
+    def redact(self, mode: Redaction = "secrets") -> "TraceView":
+        """Return the view with what looks like a secret masked, as `Investigation.redact` does."""
+        key = case_key([self._trace.spans, self._trace.events, self._breaks])
+        redactor = Redactor(mode, key=key)
+        shown = redact_traces(self._trace, redactor)
+        return TraceView(shown, self._trace_id, redactor.frame(self._breaks))
 
     @property
     def text(self) -> str:

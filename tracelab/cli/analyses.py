@@ -23,6 +23,11 @@ from tracelab.cli.screen import (
     write_text,
 )
 
+Redact = Annotated[
+    Literal["secrets", "values", "none"],
+    typer.Option(help="Mask what looks like a secret, all attribute values too, or nothing."),
+]
+
 _SEVERITY_STYLE: Final = {"error": "bold red", "warning": "yellow", "info": "dim"}
 
 
@@ -35,12 +40,14 @@ def investigate(
         Literal["warning", "error"] | None,
         typer.Option(help="Exit with 1 if there is a finding this severe."),
     ] = None,
+    redact: Redact = "secrets",
 ) -> None:
     """Run every analysis; print a summary, write findings, tables and rules."""
     with progress() as step:
         case = tl.investigate(open_capture(sources, step), engine=engine, progress=step)
         step("writing")
-        case.write(out)
+        case = case.redact(redact)
+        case.write(out, redact="none")
     if as_json:
         print((out / "findings.json").read_text("utf-8"), end="")
     else:
@@ -88,16 +95,18 @@ def trace(
     out: Annotated[
         Path | None, typer.Option("-o", "--out", help="Write the trace as HTML instead.")
     ] = None,
+    redact: Redact = "secrets",
 ) -> None:
     """Show one trace as a tree: services, times, boundaries, breaks, errors."""
     with progress() as step:
         opened = open_capture([source], step)
         step("where traces break, and why")
         view = tl.view_trace(opened, trace_id)
+        shown = view.redact(redact)
     if out is None:
-        print(view.text, end="")
+        print(shown.text, end="")
     else:
-        write_text(out, view.html)
+        write_text(out, shown.html)
 
 
 def rules(
@@ -107,6 +116,7 @@ def rules(
         bool, typer.Option("--all-pairs", help="Try all pairs, not only neighbours.")
     ] = False,
     engine: Engine = "local",
+    redact: Redact = "secrets",
 ) -> None:
     """Learn early-warning rules, judge them on later time, write them for Prometheus."""
     with progress() as step:
@@ -114,7 +124,8 @@ def rules(
         case = tl.investigate(
             open_capture(sources, step), engine=engine, pairs=pairs, progress=step
         )
-        case.write_rules(out)
+        case = case.redact(redact)
+        case.write_rules(out, redact="none")
     print_table(
         ["trigger", "target", "verdict", "lag", "reason"],
         (

@@ -24,6 +24,8 @@ def ingest(
     as_json: AsJson = False,
 ) -> None:
     """Append exports to a store, each source once; print what came in."""
+    if not store.strip():
+        raise StoreError("the store has no name; give a folder or s3://bucket/prefix with --store")
     with progress() as step:
         step("reading exports")
         accounting = tl.TraceStore(store).ingest(*sources)
@@ -71,6 +73,8 @@ def verify(store: StorePath) -> None:
 
 
 def _existing(path: str) -> tl.TraceStore:
-    if not tl.TraceStore.is_store(path):
-        raise StoreError(f"{path} is no store; `tracelab ingest SRC --store {path}` makes one")
+    if not path.strip() or not tl.TraceStore.is_store(path):
+        raise StoreError(
+            f"{path or repr('')} is no store; `tracelab ingest SRC --store {path or 'DIR'}` makes one"
+        )
     return tl.TraceStore(path)

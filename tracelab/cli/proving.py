@@ -8,6 +8,7 @@ import typer
 import tracelab as tl
 from tracelab import html
 from tracelab.cli.screen import EXIT_FINDINGS, guarded, open_capture, print_table, progress
+from tracelab.export.redaction import Redactor
 
 
 def evidence(
@@ -18,7 +19,7 @@ def evidence(
         Path | None, typer.Option("-o", "--out", help="Write the message's bytes to this file.")
     ] = None,
 ) -> None:
-    """Show where a span's bytes stand in its source, the source proven unaltered."""
+    """Show where a span's bytes stand, secrets masked on the screen; -o writes them as they are."""
     with progress() as step:
         opened = open_capture([source], step)
         step("looking for the message")
@@ -34,7 +35,7 @@ def evidence(
     print_table(["what", "value"], facts.items(), title=f"span {html.plain(span_id)}")
     if out is None:
         text = found.raw.decode("utf-8", "backslashreplace")
-        print(html.plain(text, limit=1000))
+        print(html.plain(Redactor().text(text), limit=1000))
     else:
         guarded(out, lambda: out.write_bytes(found.raw))
         print(f"wrote {out}")
