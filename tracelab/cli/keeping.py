@@ -75,6 +75,7 @@ def verify(store: StorePath) -> None:
 def _existing(path: str) -> tl.TraceStore:
     if not path.strip() or not tl.TraceStore.is_store(path):
         raise StoreError(
-            f"{path or repr('')} is no store; `tracelab ingest SRC --store {path or 'DIR'}` makes one"
+            f"{path or repr('')} is no store; "
+            f"`tracelab ingest SRC --store {path or 'DIR'}` makes one"
         )
     return tl.TraceStore(path)
