@@ -211,6 +211,49 @@ def measure_rules(sets: int) -> None:
         print(f"  {kind:16} n {n} proven {proven} unproven {unproven}", flush=True)
 
 
+def odd_captures(seed: int) -> Iterator[tuple[str, pl.DataFrame]]:
+    """Yield captures as people bring them, none of which holds a lead."""
+    for name, days in (("10 minutes", 1 / 144), ("1 hour", 1 / 24), ("6 hours", 0.25)):
+        yield name, synthesize_incident(seed, scenario="null", days=days).red
+    sparse = synthesize_incident(seed, scenario="null", requests_per_s=0.02)
+    yield "a request in 50 s", sparse.red
+    whole = synthesize_incident(seed, scenario="null").red
+    minute = pl.col("time").dt.minute()
+    yield "files rotated hourly, 3 min lost", whole.filter(minute >= 3)
+    hour = pl.col("time").dt.hour()
+    yield "nights not recorded", whole.filter(hour.is_between(6, 21))
+    times = whole["time"]
+    half = times.min() + (times.max() - times.min()) / 2  # type: ignore[operator]
+    late = pl.col("time") >= half
+    yield "target deployed half-way", whole.filter(late | (pl.col("service_name") == "auth"))
+    later = whole.with_columns(pl.col("time") + pl.duration(days=40, time_unit="ns"))
+    yield "two captures 40 days apart", pl.concat([whole, later.tail(2000)])
+    mine = pl.col("service_name") == "payment"
+    moved = pl.when(mine & late).then(pl.col("time") + pl.duration(hours=1, time_unit="ns")).otherwise("time")
+    yield "target's clock steps by an hour", whole.with_columns(moved.alias("time"))
+    back = pl.when(mine & late).then(pl.col("time") - pl.duration(hours=1, time_unit="ns")).otherwise("time")
+    stepped = whole.with_columns(back.alias("time")).unique(["service_name", "time"], keep="last")
+    yield "... and back", stepped.sort("service_name", "time")
+
+
+def measure_captures(sets: int) -> None:
+    print(f"captures as people bring them, {sets} sets each, none with a lead")
+    counts: dict[str, list[int]] = {}
+    said: dict[str, str] = {}
+    for seed in range(9_200_000, 9_200_000 + sets):
+        for name, red in odd_captures(seed):
+            leads = find_lead_lags(red, pairs=PAIR)
+            rules = derive_rules(red, leads=leads)
+            proven = any(rule.status == "proven" for rule in rules)
+            total = counts.setdefault(name, [0, 0, 0])
+            for place, value in enumerate((leads["accepted"].any(), proven, leads.height)):
+                total[place] += value
+            if leads.height:
+                said[name] = leads["reason"][0]
+    for name, (accepted, proven, tried) in counts.items():
+        print(f"  {name:34} pairs {tried} accepted {accepted} proven rules {proven}; {said[name]}")
+
+
 def measure_walk(sets: int) -> None:
     """Walk-forward scores against what the generator lets any rule reach."""
     doubled = {"days": 14, "n_bursts": 48, "n_own_rises": 16}
@@ -300,6 +343,7 @@ PARTS: dict[str, Callable[[int], None]] = {
     "detect": measure_detect,
     "batches": measure_batches,
     "rules": measure_rules,
+    "captures": measure_captures,
     "walk": measure_walk,
     "cost": measure_cost,
 }
