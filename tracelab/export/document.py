@@ -106,7 +106,13 @@ def _markdown_finding(finding: Finding) -> list[str]:
             if finding.cause != "unknown" or (finding.subject == "break" and broken)
             else []
         ),
-        f"- **boundary**: {finding.boundary}, **confidence** {finding.confidence:.2f}",
+        f"- **boundary**: {finding.boundary}"
+        # Sure of the break, not of its cause: a number beside "unknown" would say otherwise.
+        + (
+            ""
+            if finding.subject == "break" and finding.cause == "unknown"
+            else f", **confidence** {finding.confidence:.2f}"
+        ),
     ]
     lines += [f"- evidence: {_md(text)}" for text in finding.evidence]
     lines += [f"- not excluded: {_md(text)}" for text in finding.alternatives]
