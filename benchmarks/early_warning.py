@@ -5,7 +5,7 @@ Run one part, or all of them, with the number of sets to draw::
     python benchmarks/early_warning.py false --sets 1000
     python benchmarks/early_warning.py power --sets 500
     python benchmarks/early_warning.py detect table cost --sets 100
-    python benchmarks/early_warning.py walk --sets 10
+    python benchmarks/early_warning.py walk captures --sets 20
     python benchmarks/early_warning.py rules --sets 300
 """
 
@@ -229,9 +229,10 @@ def odd_captures(seed: int) -> Iterator[tuple[str, pl.DataFrame]]:
     later = whole.with_columns(pl.col("time") + pl.duration(days=40, time_unit="ns"))
     yield "two captures 40 days apart", pl.concat([whole, later.tail(2000)])
     mine = pl.col("service_name") == "payment"
-    moved = pl.when(mine & late).then(pl.col("time") + pl.duration(hours=1, time_unit="ns")).otherwise("time")
+    hour_off = pl.duration(hours=1, time_unit="ns")
+    moved = pl.when(mine & late).then(pl.col("time") + hour_off).otherwise("time")
     yield "target's clock steps by an hour", whole.with_columns(moved.alias("time"))
-    back = pl.when(mine & late).then(pl.col("time") - pl.duration(hours=1, time_unit="ns")).otherwise("time")
+    back = pl.when(mine & late).then(pl.col("time") - hour_off).otherwise("time")
     stepped = whole.with_columns(back.alias("time")).unique(["service_name", "time"], keep="last")
     yield "... and back", stepped.sort("service_name", "time")
 
