@@ -14,7 +14,15 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from tests.lab.exports import ExportedSpan, export_files, read_requests, read_spans  # noqa: E402
+import tracelab as tl  # noqa: E402
+from tests.lab.exports import (  # noqa: E402
+    ExportedSpan,
+    export_files,
+    read_counter,
+    read_requests,
+    read_spans,
+)
+from tests.lab.overview import render_runs  # noqa: E402
 from tracelab import schema  # noqa: E402
 
 LAB = ROOT / "data" / "lab"
@@ -107,6 +115,83 @@ def test_failing_child_of_each_planted_hop_shows_its_error(name: str) -> None:
         child = spans[row["span_id"]]
         assert child.parent_span_id == row["true_parent_span_id"]
         assert child.status == 2 or "exception" in child.events
+
+
+@every_run
+def test_boundary_between_exported_ends_follows_the_hosts_they_name(name: str) -> None:
+    spans, truth = capture(name)
+    for row in truth:
+        ends = [spans.get(row[key] or "") for key in ("span_id", "true_parent_span_id")]
+        if row["kind"] not in ("detached_root", "clock_skew") or None in ends:
+            continue
+        if row["boundary"] in ("process", "network"):
+            near, far = (end.host for end in ends if end is not None)
+            assert (near == far) == (row["boundary"] == "process")
+
+
+@every_run
+def test_tracelab_reads_every_span_and_its_sums_reconcile(name: str) -> None:
+    written = read_spans(LAB / name)
+    traces = tl.read_traces(*map(str, export_files(LAB / name)))
+    assert traces.rejects.height == 0
+    assert traces.ingest["spans_decoded"].sum() == len(written)
+    ids = {(span.trace_id, span.span_id) for span in written}
+    assert set(traces.spans.select("trace_id", "span_id").rows()) == ids
+    assert traces.ingest["spans_kept"].sum() == len(ids)
+    assert traces.ingest["spans_duplicate"].sum() == len(written) - len(ids)
+
+
+def header_rows(name: str) -> list[dict]:
+    path = LAB / name / "headers.jsonl.gz"
+    if not path.exists():
+        return []
+    rows = [json.loads(line) for line in gzip.decompress(path.read_bytes()).splitlines()]
+    return [row for row in rows if row["observable"]]
+
+
+@every_run
+def test_header_told_as_lost_is_at_its_sender_and_not_at_its_receiver(name: str) -> None:
+    spans, _truth = capture(name)
+    header = "http.request.header.x-error-context"
+    for row in header_rows(name):
+        came = row["sent"] in str(spans[row["span_id"]].attributes.get(header))
+        assert came == (row["verdict"] == "kept")
+        above = spans[row["span_id"]]
+        while row["evidence_present"] and row["sent"] not in str(above.attributes.get(header)):
+            above = spans[above.parent_span_id or ""]  # a sender without it ends in a KeyError
+
+
+def test_headers_are_lost_in_some_runs_and_kept_in_others() -> None:
+    lost = {name for name in RUNS for row in header_rows(name) if row["verdict"] == "lost"}
+    assert {"mixed-dev", "mixed-held"} == lost
+    assert sum(len(header_rows(name)) for name in RUNS) > 1000
+
+
+@pytest.mark.parametrize("name", ["refusal-dev", "refusal-held"])
+def test_collector_itself_counts_the_spans_that_it_refused(name: str) -> None:
+    _spans, truth = capture(name)
+    details = Counter(row["detail"] for row in truth if row["cause"] == "export_failure")
+    assert details["memory_limiter"] > 0
+    assert details["message_too_large"] > 0
+    assert read_counter(LAB / name, "otelcol_receiver_refused_spans") > 0
+    assert read_counter(LAB / "mixed-dev", "otelcol_receiver_refused_spans") == 0
+
+
+@pytest.mark.parametrize("name", ["sampling-dev", "sampling-held"])
+def test_tail_sampling_leaves_fragments(name: str) -> None:
+    tails = [row for row in capture(name)[1] if row["detail"] == "tail_sampling"]
+    assert sum(row["observable"] for row in tails) > 5
+
+
+def test_node_leaves_no_evidence_of_a_replaced_error() -> None:
+    for name in ("jvm-node-dev", "jvm-node-held"):
+        rows = [row for row in rows_of(name, "error_hop") if row["verdict"] == "replaced"]
+        told = {row["service_name"]: row["evidence_present"] for row in rows}
+        assert told == {"orders": True, "notify": False}
+
+
+def test_note_counts_what_the_runs_hold() -> None:
+    assert render_runs(LAB) in (LAB / "README.md").read_text()
 
 
 @every_run

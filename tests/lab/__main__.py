@@ -1,10 +1,12 @@
 """Build the lab, make its runs, check them: ``python -m tests.lab``."""
 
 import argparse
+import shutil
 from pathlib import Path
 
 from tests.lab import toolchain
 from tests.lab.capture import capture
+from tests.lab.overview import write_runs
 from tests.lab.runs import BY_NAME, SEEDS
 from tests.lab.truth import settle
 
@@ -35,6 +37,8 @@ def main() -> None:
             folder = options.out / f"{name}-{seed}"
             facts = capture(BY_NAME[name], seed, folder)
             print(settle(BY_NAME[name], seed, folder, facts))
+            shutil.rmtree(facts)
+    write_runs(options.out)
 
 
 if __name__ == "__main__":

@@ -49,7 +49,7 @@ class Lab:
     def __init__(self, run: Run, seed_name: str, out: Path) -> None:
         self.run, self.seed, self.out = run, SEEDS[seed_name], out
         self.facts = Path(tempfile.mkdtemp(prefix="lab-facts-"))
-        self.ports = {name: _free_port() for name in (*run.services, "collector")}
+        self.ports = {name: _free_port() for name in (*run.services, "collector", "grpc")}
         self.processes: dict[str, subprocess.Popen[bytes]] = {}
         self.broker = serve_broker()
         self.gate = Gate(
@@ -79,6 +79,7 @@ class Lab:
             "LAB_HOST": "host-a",
             "LAB_THREAD_IDS": "1" if name in THREAD_IDS else "0",
             "LAB_OTLP": endpoint,
+            "LAB_GRPC_PORT": str(self.ports["grpc"]),
             "OTEL_EXPORTER_OTLP_ENDPOINT": endpoint,
             "OTEL_BSP_SCHEDULE_DELAY": "700",
             "PYTHONPATH": str(cache() / "python"),
@@ -109,7 +110,9 @@ class Lab:
             agent = next(folder.glob("opentelemetry-javaagent-*.jar"))
             jars = map(str, folder.glob("opentelemetry-[ac]*.jar"))
             classes = ":".join([str(folder / "classes"), *jars])
-            return ["java", "-Xmx256m", f"-javaagent:{agent}", "-cp", classes, "Orders"]
+            # Left alone the agent names the machine that makes the capture.
+            host = "-Dotel.resource.attributes=host.name=host-a"
+            return ["java", "-Xmx256m", host, f"-javaagent:{agent}", "-cp", classes, "Orders"]
         return ["node", str(cache() / "node" / f"{name}.js")]
 
     def start_service(self, name: str) -> None:
@@ -127,6 +130,7 @@ class Lab:
         environment = {
             **os.environ,
             "LAB_COLLECTOR_PORT": str(self.ports["collector"]),
+            "LAB_GRPC_PORT": str(self.ports["grpc"]),
             "LAB_OUT": str(self.out),
             "LAB_MAX_BODY": str(self.run.max_body),
         }
@@ -168,9 +172,30 @@ class Lab:
                 time.sleep(pause * 0.1 / self.run.parallel * 4)
                 if self.run.kill and n == killer:
                     pool.submit(self._kill_and_restart, self.run.kill)
+                if self.run.flood_s and n == killer:
+                    threading.Thread(target=self.flood, daemon=True).start()
                 if self.run.early_stop and n == self.run.requests * 9 // 10:
                     self.note(fact="collector_stop")
                     self.stop("collector")
+
+    def flood(self) -> None:
+        """Send large bodies that are no OTLP, so that the Collector's memory runs short."""
+        self.note(fact="flood_start")
+        end = time.monotonic() + self.run.flood_s
+        body = b"\xff" * (self.run.max_body - 1)
+        url = f"http://127.0.0.1:{self.ports['collector']}/v1/traces"
+
+        def send() -> None:
+            while time.monotonic() < end:
+                request = urllib.request.Request(url, data=body, method="POST")
+                request.add_header("Content-Type", "application/x-protobuf")
+                with contextlib.suppress(OSError):
+                    urllib.request.urlopen(request, timeout=10).read()
+
+        with ThreadPoolExecutor(8) as pool:
+            for _ in range(8):
+                pool.submit(send)
+        self.note(fact="flood_stop")
 
     def take_profiles(self, name: str) -> None:
         """Save goroutine profiles while requests hang and others panic."""

@@ -35,6 +35,7 @@ class ExportedSpan:
     status: int
     service: str
     instance: str
+    host: str | None
     attributes: dict[str, Any] = field(default_factory=dict)
     events: list[str] = field(default_factory=list)
 
@@ -66,6 +67,7 @@ def _spans(request: dict[str, Any]) -> Iterator[ExportedSpan]:
                     status=span.get("status", {}).get("code", 0),
                     service=resource.get("service.name", ""),
                     instance=resource.get("service.instance.id", ""),
+                    host=resource.get("host.name"),
                     attributes=_attributes(span.get("attributes")),
                     events=[event.get("name", "") for event in span.get("events", [])],
                 )
@@ -109,6 +111,21 @@ def read_requests(path: Path) -> Iterator[dict[str, Any]]:
     for frame in _frames(data):
         message = zstd.decompress(frame) if frame[:4] == ZSTD else frame
         yield json.loads(message) if message[:1] == b"{" else _from_proto(message)
+
+
+def read_counter(run: Path, name: str) -> float:
+    """Give the highest value that a counter reached in a run's metrics, over all its series."""
+    values = [0.0]
+    for request in read_requests(run / "metrics.jsonl.gz"):
+        for resource in request.get("resourceMetrics", []):
+            for scope in resource.get("scopeMetrics", []):
+                for metric in scope.get("metrics", []):
+                    if metric["name"] == name:
+                        points = metric.get("sum", {}).get("dataPoints", [])
+                        values += [
+                            float(point.get("asInt", point.get("asDouble", 0))) for point in points
+                        ]
+    return max(values)
 
 
 def export_files(run: Path) -> list[Path]:

@@ -19,6 +19,7 @@ class Facts:
     foreign: dict[str, Fact] = field(default_factory=dict)
     unsampled: dict[str, Fact] = field(default_factory=dict)
     planted: list[Fact] = field(default_factory=list)
+    headers: list[Fact] = field(default_factory=list)
     killed: set[int] = field(default_factory=set)
     runner: dict[str, int] = field(default_factory=dict)
 
@@ -61,6 +62,8 @@ def _take(facts: Facts, fact: Fact) -> None:
             facts.foreign[fact["span_id"]] = fact
         case "unsampled":
             facts.unsampled[fact["span_id"]] = fact
+        case "header":
+            facts.headers.append(fact)
         case "truth":
             facts.planted.append(fact)
         case "killed":

@@ -25,6 +25,7 @@ class Run:
     parallel: int = 4
     max_body: int = 20_000_000
     profile: str | None = None
+    flood_s: float = 0.0
 
 
 PYTHON: Final = ("shop", "stock", "mailer")
@@ -119,6 +120,22 @@ RUNS: Final = (
         },
     ),
     Run(
+        "refusal",
+        "A Collector short of memory that refuses batches while others flood it (SDKs send again "
+        "or give up), and a gRPC receiver that refuses messages above its size.",
+        "refusing",
+        (*PYTHON, *GO, "proxy"),
+        SHOP_LOAD,
+        requests=300,
+        parallel=8,
+        flood_s=4.0,
+        settings={
+            "stock": {"LAB_GRPC": "1", "LAB_HUGE_ATTRIBUTE": "0.02", "LAB_HUGE_BYTES": "1200000"},
+            "shop": {"OTEL_EXPORTER_OTLP_TIMEOUT": "2"},
+            "mailer": {"OTEL_EXPORTER_OTLP_TIMEOUT": "2"},
+        },
+    ),
+    Run(
         "sampling",
         "A service whose ratio sampler asks no parent, and a Collector that samples by tail while "
         "late spans still come.",
@@ -130,7 +147,8 @@ RUNS: Final = (
         settings={
             "catalog": {"LAB_RATIO": "0.5"},
             "pricing": {"LAB_RATIO": "0.8"},
-            "stock": {"LAB_RATIO": "0.6", "LAB_SLOW": "0.05"},
+            "stock": {"LAB_RATIO": "0.6", "LAB_SLOW": "0.15"},
+            "shop": {"LAB_LATE_MAIL": "0.35"},
         },
     ),
     Run(

@@ -1,7 +1,8 @@
 """Build what the lab runs: the Collector, the Go programs, the Java and Node services.
 
-Needs Go 1.26, Python 3.11 with pip, a JDK 17 with Maven, Node 20 with npm, and their public
-registries. Everything goes to a cache folder outside the repository.
+Needs Go 1.26, Python 3.11 with pip, a JDK from 17 on with Maven (virtual threads are used from 21
+on), Node 20 with npm, and their public registries. Everything goes to a cache folder outside the
+repository: ``$XDG_CACHE_HOME/tracelab``, which stack traces in the captures name.
 """
 
 import os
@@ -22,6 +23,7 @@ PYTHON_PACKAGES = (
     "httpx==0.28.1",
     "opentelemetry-sdk==1.45.2",
     "opentelemetry-exporter-otlp-proto-http==1.45.2",
+    "opentelemetry-exporter-otlp-proto-grpc==1.45.2",
     "opentelemetry-instrumentation-fastapi==0.66b2",
     "opentelemetry-instrumentation-httpx==0.66b2",
 )
@@ -100,7 +102,10 @@ def build_python() -> Path:
     python = folder / "bin" / "python"
     if not python.exists():
         _call(sys.executable, "-m", "venv", folder)
+    known = folder / "packages.txt"
+    if not known.exists() or known.read_text().split() != list(PYTHON_PACKAGES):
         _call(python, "-m", "pip", "install", "-q", *PYTHON_PACKAGES)
+        known.write_text("\n".join(PYTHON_PACKAGES))
     return python
 
 

@@ -22,6 +22,10 @@ COLUMNS: Final = (
     *("true_parent_trace_id", "true_parent_span_id", "service_name", "detail"),
     *("observable", "evidence_present"),
 )
+HEADER_COLUMNS: Final = (
+    *("key", "trace_id", "span_id", "service_name", "sent", "received", "verdict"),
+    *("observable", "evidence_present"),
+)
 BOUNDARY: Final = {
     "price": "thread",
     "count items": "thread",
@@ -34,8 +38,9 @@ BOUNDARY: Final = {
     "render mail": "process",
     "process mail": "queue",
 }
-"""How the programs call what these spans stand for; SERVER spans are called over the network,
-all others in the same flow."""
+"""How the programs call what these spans stand for; SERVER spans are called by a request, all
+others in the same flow. A request stays on one host (``process``) or crosses (``network``)."""
+DEFAULT_HOST: Final = "host-a"
 EDGE_NS: Final = 3_000_000_000
 Row = dict[str, Any]
 
@@ -68,17 +73,23 @@ class Judge:
             killed = started["pid"] in facts.killed
             return ("process_exit", "killed") if killed else ("span_never_ended", started["name"])
         outcomes = facts.outcomes.get(span_id, set())
-        if "delivered" in outcomes:
+        if "delivered" in outcomes:  # the Collector has it, and keeps or drops it
             sampled = "sampl" in self.run.collector or self.run.collector == "proto_rotated"
             return ("sampled_out", "tail_sampling") if sampled else ("capture_edge", "early_stop")
         if "collector_down" in outcomes:
             return "capture_edge", "collector_not_up"
         if "refused" in outcomes:
             return "export_failure", "batch_refused"
+        if "message_too_large" in outcomes:
+            return "export_failure", "message_too_large"
+        if "answered_503" in outcomes:
+            return "export_failure", "memory_limiter"
         if outcomes:
             return "export_failure", "request_too_large"
         if started["pid"] in facts.killed:
             return "process_exit", "killed_before_export"
+        if "OTEL_BSP_MAX_QUEUE_SIZE" not in self.run.settings.get(started["service_name"], {}):
+            return "process_exit", "shutdown_before_export"
         return "queue_overflow", "never_left_the_queue"
 
     def ancestor(self, span_id: str | None) -> str | None:
@@ -114,8 +125,55 @@ class Judge:
                 return {"observable": seen, "evidence_present": bool(late)}
             case "error_hop":
                 seen = parent is not None and span.parent_span_id == parent.span_id
-                return {"observable": seen, "evidence_present": seen}
+                return {"observable": seen, "evidence_present": seen and not self.mute(row)}
         return {"observable": True, "evidence_present": True}
+
+    def mute(self, row: Row) -> bool:
+        """Tell whether this SDK's record is the same for a replaced error as for a wrapped one.
+
+        Node writes `error.stack`, which leaves out the cause: an error that was raised in place
+        of another looks like one that holds it.
+        """
+        return row["service_name"] == "notify" and row["verdict"] == "replaced"
+
+    def host(self, service: str | None) -> str:
+        """Give the host that a service names as its own."""
+        return self.run.settings.get(service or "", {}).get("LAB_HOST", DEFAULT_HOST)
+
+    def request_boundary(self, row: Row) -> str:
+        """Say whether a request stayed on one host, as the two ends name theirs.
+
+        The ends are the span's service and that of its true parent, or of the span that was
+        lost on the way; a proxy without spans between them names no host.
+        """
+        caller = self.by_id.get(row.get("true_parent_span_id") or "")
+        other: str | None = caller.service if caller else None
+        lost = row.get("missing_span_id") or row.get("true_parent_span_id")
+        for book in (self.facts.starts, self.facts.unsampled):
+            if lost in book and lost not in self.facts.foreign:
+                other = book[lost]["service_name"].removeprefix("caller of ")
+                break
+        return "process" if self.host(row["service_name"]) == self.host(other) else "network"
+
+    def headers(self) -> list[Row]:
+        """Say of each request with x-error-context whether the header came through.
+
+        Observable: both ends are in the export and one calls the other. Evidence: the caller's
+        span shows what it sent.
+        """
+        rows = []
+        for fact in self.facts.headers:
+            caller = self.by_id.get(fact["span_id"])
+            callee = caller
+            shown: Any = None
+            while caller is not None and shown is None:
+                caller = self.by_id.get(caller.parent_span_id or "")
+                if caller is not None and callee is not None and caller.service != callee.service:
+                    shown = caller.attributes.get("http.request.header.x-error-context")
+            told = fact["sent"] in str(shown) if shown is not None else False
+            seen = callee is not None and callee.parent_span_id in self.by_id
+            rows.append({**fact, "observable": seen, "evidence_present": seen and told})
+        return [{column: row.get(column) for column in HEADER_COLUMNS} for row in rows]
 
     def detached_evidence(self, span: ExportedSpan, parent: ExportedSpan | None) -> bool:
         """Overlap in time with the caller, and few other callers that were open then.
@@ -270,15 +328,21 @@ class Judge:
         lost = list(self.lost())
         self.add_loss_evidence(lost)
         every = [*self.planted(), *lost, *self.duplicates(), *self.skewed()]
+        for row in every:
+            if row.get("boundary") == "network" and row["kind"] != "legal":
+                row["boundary"] = self.request_boundary(row)
         return [{column: row.get(column) for column in COLUMNS} for row in every]
 
 
 def settle(run: Run, seed_name: str, folder: Path, facts_folder: Path) -> str:
     """Write truth and README of a run beside its capture, compress it, and count."""
     facts, spans = read_facts(facts_folder), read_spans(folder)
-    rows = Judge(run, facts, spans).rows()
-    body = "".join(json.dumps(row) + "\n" for row in rows).encode()
-    (folder / "truth.jsonl.gz").write_bytes(gzip.compress(body, mtime=0))
+    judge = Judge(run, facts, spans)
+    rows = judge.rows()
+    for name, table in (("truth", rows), ("headers", judge.headers())):
+        body = "".join(json.dumps(row) + "\n" for row in table).encode()
+        if body:
+            (folder / f"{name}.jsonl.gz").write_bytes(gzip.compress(body, mtime=0))
     for path in sorted(folder.iterdir()):
         if path.suffix in (".jsonl", ".pb"):
             path.with_name(path.name + ".gz").write_bytes(gzip.compress(path.read_bytes(), mtime=0))

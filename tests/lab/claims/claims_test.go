@@ -11,6 +11,7 @@ import (
 	"log"
 	"net/http"
 	"net/http/httptest"
+	"os/exec"
 	"strings"
 	"testing"
 	"time"
@@ -67,6 +68,25 @@ func serve(t *testing.T, label string, handler http.HandlerFunc) {
 		}
 		t.Logf("%s: client=%q span status=%s %q events=%v attributes=%v",
 			label, status, span.Status().Code, span.Status().Description, events, attributes)
+	}
+}
+
+// What is written here compiles, so that these functions have these signatures.
+var (
+	_ func(...sdktrace.TracerProviderOption) *sdktrace.TracerProvider                          = sdktrace.NewTracerProvider
+	_ func(propagation.TraceContext, context.Context, propagation.TextMapCarrier)                 = propagation.TraceContext.Inject
+	_ func(propagation.TraceContext, context.Context, propagation.TextMapCarrier) context.Context = propagation.TraceContext.Extract
+	_ func(otelhttp.Filter) otelhttp.Option                                                     = otelhttp.WithFilter
+	_ func() string                                                                             = otel.Version
+)
+
+func TestSignatures(t *testing.T) {
+	for _, name := range []string{
+		"otel/trace.WithError", "otel/propagation.HTTPTraceContext", "otel/sdk/trace.SpanStartEndCallback",
+		"otel/sdk/trace.AttributeValidator", "otel.InstrumentationVersion", "otel/trace.WithSpanKind",
+	} {
+		text, err := exec.Command("go", "doc", "go.opentelemetry.io/"+name).CombinedOutput()
+		t.Logf("%s exists: %v %s", name, err == nil, strings.SplitN(string(text), "\n", 2)[0])
 	}
 }
 

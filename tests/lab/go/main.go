@@ -76,6 +76,7 @@ func logging(next http.Handler) http.Handler {
 			attribute.StringSlice("http.request.header.x-tenant-id", r.Header.Values("X-Tenant-Id")),
 			attribute.StringSlice("http.request.header.x-error-context", r.Header.Values("X-Error-Context")))
 		judgeHop(r, span)
+		judgeHeader(r, span)
 		next.ServeHTTP(w, r)
 	})
 }
@@ -108,6 +109,23 @@ func judgeHop(r *http.Request, span trace.Span) {
 			"span_id": span.SpanContext().SpanID().String(), "parent": parent, "service_name": service,
 		})
 	}
+}
+
+// judgeHeader tells whether x-error-context came as it was sent.
+func judgeHeader(r *http.Request, span trace.Span) {
+	sent, received := r.Header.Get("X-Lab-Error-Context"), r.Header.Get("X-Error-Context")
+	if sent == "" || !span.IsRecording() {
+		return
+	}
+	verdict := "kept"
+	if received == "" {
+		verdict = "lost"
+	}
+	write(map[string]any{
+		"fact": "header", "key": "x-error-context", "sent": sent, "received": received,
+		"trace_id": span.SpanContext().TraceID().String(),
+		"span_id":  span.SpanContext().SpanID().String(), "service_name": service, "verdict": verdict,
+	})
 }
 
 func spanContext(traceID, spanID string) trace.SpanContext {
@@ -246,7 +264,9 @@ func call(ctx context.Context, url, requestID string) {
 	for attempt := 0; attempt < 3; attempt++ {
 		request, _ := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
 		request.Header.Set("X-Request-Id", requestID)
-		request.Header.Set("X-Error-Context", fmt.Sprintf("attempt=%d", attempt))
+		note := fmt.Sprintf("attempt=%d", attempt)
+		request.Header.Set("X-Error-Context", note)
+		span.SetAttributes(attribute.StringSlice("http.request.header.x-error-context", []string{note}))
 		answer, err := client.Do(request)
 		if err != nil {
 			span.RecordError(err)

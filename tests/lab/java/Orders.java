@@ -24,7 +24,7 @@ import java.util.concurrent.TimeUnit;
 public final class Orders {
   private static final Tracer TRACER = GlobalOpenTelemetry.getTracer("lab.orders", "1.0");
   private static final HttpClient CLIENT = HttpClient.newHttpClient();
-  private static final ExecutorService POOL = Executors.newFixedThreadPool(4);
+  private static final ExecutorService POOL = pool();
   private static final BlockingQueue<Work> QUEUE = new LinkedBlockingQueue<>();
 
   /** Not a Runnable, so that the agent cannot carry the context along. */
@@ -40,6 +40,16 @@ public final class Orders {
     server.createContext("/orders/", exchange -> answer(exchange, order(last(exchange))));
     server.createContext("/fail/", exchange -> answer(exchange, Ladder.climb(last(exchange))));
     server.start();
+  }
+
+  /** Virtual threads where the JDK has them (21 and later), else a fixed pool. */
+  private static ExecutorService pool() {
+    try {
+      return (ExecutorService)
+          Executors.class.getMethod("newVirtualThreadPerTaskExecutor").invoke(null);
+    } catch (ReflectiveOperationException old) {
+      return Executors.newFixedThreadPool(4);
+    }
   }
 
   private static String last(HttpExchange exchange) {

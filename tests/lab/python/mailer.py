@@ -10,7 +10,7 @@ import urllib.request
 import telemetry
 from opentelemetry import trace
 from opentelemetry.propagate import extract, inject
-from telemetry import fault, truth
+from telemetry import chance, fault, truth
 
 BROKER = os.environ["BROKER"]
 running = True
@@ -71,6 +71,8 @@ def deliver(tracer, message, jobs):
         lost = fault("multiprocessing_without_context")
         jobs.put(({} if lost else carrier, carrier["traceparent"], message["order"]))
         with tracer.start_as_current_span("smtp send", kind=trace.SpanKind.CLIENT) as smtp:
+            if chance(0.1):
+                truth("legal", smtp, boundary="network", detail="peer_not_instrumented")
             time.sleep(0.003)
             if fault("smtp_error"):
                 smtp.set_status(trace.StatusCode.ERROR, "mailbox is full")

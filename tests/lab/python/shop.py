@@ -95,7 +95,7 @@ async def notify(order):
         message = {"order": order, "headers": headers, "lab_parent": headers["traceparent"]}
         if fault("queue_without_context"):
             message["headers"] = {}
-        if chance(0.1):
+        if chance(float(os.environ.get("LAB_LATE_MAIL", "0.1"))):
             message["delay"] = 2.5
             truth("legal", span, boundary="queue", detail="long_queue_delay")
         await asyncio.to_thread(publish, message)

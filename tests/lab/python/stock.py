@@ -74,7 +74,8 @@ def lookup(sku):
                 query.record_exception(TimeoutError(f"no answer for {sku}"))
                 query.set_status(trace.StatusCode.ERROR, "TimeoutError")
         if chance(float(os.environ.get("LAB_HUGE_ATTRIBUTE", "0"))):
-            span.set_attribute("app.dump", "shelf " * 14_000)
+            size = int(os.environ.get("LAB_HUGE_BYTES", "84000"))
+            span.set_attribute("app.dump", "shelf " * (size // 6))
         if os.environ.get("LAB_LONG_ATTRIBUTES"):
             long = (f"sku {sku}: " + "shelf größe 4 · " * 40)[:600]
             span.set_attribute("app.report", long)

@@ -15,12 +15,13 @@ from pathlib import Path
 
 import opentelemetry.sdk.trace as sdk_trace
 from opentelemetry import metrics, trace
+from opentelemetry.exporter.otlp.proto.common.trace_encoder import encode_spans
 from opentelemetry.exporter.otlp.proto.http.metric_exporter import OTLPMetricExporter
 from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
 from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.metrics.export import PeriodicExportingMetricReader
 from opentelemetry.sdk.resources import Resource
-from opentelemetry.sdk.trace.export import BatchSpanProcessor
+from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter, SpanExportResult
 from opentelemetry.sdk.trace.id_generator import RandomIdGenerator
 from opentelemetry.sdk.trace.sampling import TraceIdRatioBased
 
@@ -135,6 +136,34 @@ class Ledger(sdk_trace.SpanProcessor):
         _write({"fact": "end", "span_id": ids(span.context)[1], "time": time.time_ns()})
 
 
+class Booked(SpanExporter):
+    """Export over gRPC, past the gate, and write down what the Collector took."""
+
+    def __init__(self):
+        from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter as Grpc
+
+        self._inner = Grpc(
+            endpoint=f"127.0.0.1:{os.environ['LAB_GRPC_PORT']}", insecure=True, timeout=3
+        )
+
+    def export(self, spans):
+        result = self._inner.export(spans)
+        large = encode_spans(spans).ByteSize() > 1024 * 1024
+        refused = "message_too_large" if large else "answered_503"
+        _write(
+            {
+                "fact": "batch",
+                "service_name": SERVICE,
+                "outcome": "delivered" if result is SpanExportResult.SUCCESS else refused,
+                "spans": [ids(span.context)[1] for span in spans],
+            }
+        )
+        return result
+
+    def shutdown(self):
+        self._inner.shutdown()
+
+
 def start(*, instance=None):
     """Install the SDK in this process (again in a child process) and give its tracer."""
     if SKEW_NS:
@@ -155,7 +184,10 @@ def start(*, instance=None):
     )
     provider.add_span_processor(Ledger())
     endpoint = os.environ["LAB_OTLP"]
-    exporter = OTLPSpanExporter(endpoint=f"{endpoint}/v1/traces")
+    if os.environ.get("LAB_GRPC"):
+        exporter = Booked()
+    else:
+        exporter = OTLPSpanExporter(endpoint=f"{endpoint}/v1/traces")
     provider.add_span_processor(BatchSpanProcessor(exporter))
     trace.set_tracer_provider(provider)
     reader = PeriodicExportingMetricReader(

@@ -72,6 +72,12 @@ func forward(w http.ResponseWriter, r *http.Request) {
 
 // tamper does to the headers what badly configured proxies do.
 func tamper(header http.Header) {
+	if sent := header.Get("X-Error-Context"); sent != "" {
+		header.Set("X-Lab-Error-Context", sent)
+		if fault("strip_error_context") {
+			header.Del("X-Error-Context")
+		}
+	}
 	passed := header.Get("Traceparent")
 	if passed == "" {
 		return
@@ -89,8 +95,5 @@ func tamper(header http.Header) {
 		_, _ = facts.Write(append(line, '\n'))
 		lock.Unlock()
 		header.Set("Traceparent", strings.Join([]string{parts[0], parts[1], hidden, parts[3]}, "-"))
-	}
-	if fault("strip_error_context") {
-		header.Del("X-Error-Context")
 	}
 }
