@@ -1,5 +1,6 @@
 """The house rules: floors and fences, lazy imports, requirement files that agree."""
 
+import importlib.util
 import subprocess
 import sys
 import tomllib
@@ -45,7 +46,13 @@ def test_an_unknown_public_name_is_an_attribute_error():
 def test_environment_file_holds_the_requirements_of_the_project_file():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     extras = project["optional-dependencies"]
-    wanted = {*project["dependencies"], *extras["notebook"], *extras["dask"], *extras["objects"], *extras["test"]}
+    wanted = {
+        *project["dependencies"],
+        *extras["notebook"],
+        *extras["dask"],
+        *extras["objects"],
+        *extras["test"],
+    }
     environment = yaml.safe_load((ROOT / "environment.yml").read_text())
     pip = next(entry["pip"] for entry in environment["dependencies"] if isinstance(entry, dict))
     assert set(pip) - {"-e ."} == wanted
@@ -70,3 +77,12 @@ def test_readme_shows_exactly_two_set_up_commands():
 def test_no_public_function_is_hidden_by_a_module_of_its_name():
     modules = {path.stem for path in (ROOT / "tracelab").iterdir()}
     assert not modules & set(tracelab._HOME)
+
+
+def test_the_api_reference_is_made_of_the_docstrings_as_they_are():
+    spec = importlib.util.spec_from_file_location("build_api", ROOT / "docs" / "build_api.py")
+    builder = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(builder)
+    assert builder.PAGE.read_text(encoding="utf-8") == builder.render(), (
+        "run `python docs/build_api.py`"
+    )
