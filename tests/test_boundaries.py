@@ -18,8 +18,8 @@ def go_requests(*, overlap: bool) -> Capture:
     return capture.span(99, 5, 77, name="look", start=2000, duration=4)
 
 
-def test_siblings_that_overlap_without_ids_run_in_tasks():
-    assert boundary_of_orphan(go_requests(overlap=True)) == "task"
+def test_siblings_that_overlap_without_ids_leave_the_boundary_unknown():
+    assert boundary_of_orphan(go_requests(overlap=True)) == "unknown"
 
 
 def test_siblings_one_after_the_other_without_ids_stay_in_one_flow():

@@ -173,13 +173,10 @@ def usual_boundaries(skeleton: Skeleton, rows: Ints) -> pl.DataFrame:
     best = votes.argmax(1)
     has_votes = votes.max(1) > 0
     boundary = words["boundary"].gather(best)
-    language = skeleton.processes["sdk_language"].fill_null("").gather(skeleton.process[rows])
-    habit = language.replace_strict(HANDS_OVER, default="unknown", return_dtype=pl.String)
     beside = has_votes & np.isin(best, _WITHOUT_IDS) & _runs_beside(skeleton)[op]
     table = pl.DataFrame(
         {
             "usual": boundary,
-            "habit": habit,
             "beside": beside,
             "thread": skeleton.column("thread")[rows],
             "trace": skeleton.trace[rows],
@@ -201,7 +198,7 @@ def usual_boundaries(skeleton: Skeleton, rows: Ints) -> pl.DataFrame:
         boundary=pl.when(apart)
         .then(pl.lit("thread"))
         .when("beside")
-        .then("habit")
+        .then(pl.lit("unknown"))
         .when("voted")
         .then("usual")
         .when("local")
@@ -214,7 +211,7 @@ def usual_boundaries(skeleton: Skeleton, rows: Ints) -> pl.DataFrame:
         said_by=pl.when(apart)
         .then(pl.lit("its siblings run on a thread each"))
         .when("beside")
-        .then(pl.lit("no ids; the operation runs beside its caller and what else that called"))
+        .then(pl.lit("no ids; the operation overlaps its caller's other calls"))
         .when(flag & pl.col("local"))
         .then(pl.lit("flags: the missing parent is local"))
         .when(flag)
