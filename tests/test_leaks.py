@@ -3,6 +3,9 @@ import polars as pl
 
 from tests.building import Capture, span_id
 from tracelab.structure import find_breaks
+from tracelab.structure.leaks import find_wrong_parents
+from tracelab.structure.skeleton import Skeleton
+from tracelab.structure.spine import build_spine
 
 REQUESTS = 60
 
@@ -56,6 +59,21 @@ def test_a_retry_that_its_caller_waits_for_is_legal():
     for number in range(0, 30, 6):
         capture.span(number, 3, 1, name="pack", start=20 * number + 6, duration=3)
     assert wrong_parents(capture) == []
+
+
+def test_the_loser_of_a_race_that_outlives_its_request_is_no_leak():
+    rng = np.random.default_rng(5)
+    capture = Capture()
+    for number, at in enumerate(np.sort(rng.uniform(0.0, 1600.0, 400)).tolist()):
+        first, second = np.sort(rng.uniform(3, 9, 2)).tolist()
+        fire = 1 + rng.exponential(1.5)
+        capture.span(number, 1, kind="SERVER", name="GET", start=at, duration=fire + 4 + first)
+        if number % 5 == 0:
+            capture.span(number, 2, 1, name="pack", start=at + 0.3, duration=0.5)
+        capture.span(number, 3, 1, name="pack", start=at + fire + 3, duration=first)
+        capture.span(number, 4, 1, name="pack", start=at + fire + 3.02, duration=second + 1)
+    skeleton = Skeleton([build_spine(capture.traces())])
+    assert find_wrong_parents(skeleton, min_probability=0.0).height == 0
 
 
 def test_a_second_call_site_that_every_request_has_is_no_crowd():

@@ -140,6 +140,14 @@ def _doubts(skeleton: Skeleton) -> pl.DataFrame:
     crowd = (pl.col("rank") > number) & ~pl.col("inside")
     regular = (pl.col("calls") == number).mean().over("op", "parent_op") >= 0.6
     crowded = common & crowd & regular
+    # What starts in its parent's time is no leak where the regular last call outlives it as well,
+    # nor where it starts together with a sibling: a race has losers.
+    last = (pl.col("rank") == number) & (pl.col("calls") == number)
+    outlive = (last & ~pl.col("inside")).sum().over("op", "parent_op")
+    common_to_outlive = outlive > SELDOM * last.sum().over("op", "parent_op")
+    step = pl.col("start").diff().over("parent", "op", order_by="start")
+    together = (step <= _TOLERANCE_NS).fill_null(value=False)
+    crowded &= pl.col("late") | ~(common_to_outlive | together)
     crowded &= crowd.sum().over("op", "parent_op") <= CROWDED * pl.col("n_pair")
     doubts = (
         table.with_columns(
