@@ -208,3 +208,34 @@ def test_a_capture_where_a_table_or_a_text_belongs_is_refused_in_one_sentence():
         tl.match_goroutines(traces, traces)
     with pytest.raises(ParameterError, match="text must be a text, not a TraceSet"):
         tl.parse_stacktrace(traces)
+
+
+@pytest.mark.parametrize("code", [200, 404, 422])
+def test_an_exception_handled_as_the_last_thing_of_an_answered_request_is_no_defect(code):
+    built = (
+        Capture(sdk_language="python")
+        .span(1, 1, kind="SERVER", duration=30, http_response_status_code=code)
+        .span(1, 2, 1, name="look up", start=2, duration=5)
+    )
+    for span, end in ((1, 30), (2, 7)):
+        built.event(
+            1, span, exception_type="KeyError", exception_message="'x'",
+            exception_stacktrace="Traceback\nKeyError: 'x'", time=EPOCH_NS + end * MS,
+        )  # fmt: skip
+    audit = audit_errors(built.traces())
+    assert audit["exempt"].is_not_null().all()
+    assert audit["signature"].null_count() == audit.height
+
+
+def test_an_exception_below_a_failed_request_still_wants_a_status():
+    built = (
+        Capture(sdk_language="python")
+        .span(1, 1, kind="SERVER", duration=30, http_response_status_code=500, status_code="ERROR")
+        .span(1, 2, 1, name="look up", start=2, duration=5)
+        .event(
+            1, 2, exception_type="KeyError", exception_message="'x'",
+            exception_stacktrace="Traceback\nKeyError: 'x'", time=EPOCH_NS + 7 * MS,
+        )
+    )  # fmt: skip
+    row = audit_errors(built.traces()).filter(span_id="0" * 15 + "2").row(0, named=True)
+    assert (row["status_ok"], row["signature"]) == (False, "event_without_status")

@@ -4,7 +4,7 @@ from typing import Final
 
 import polars as pl
 
-from tracelab import schema
+from tracelab import schema, semconv
 from tracelab.errors_chain.evidence import SPAN, exception_records, failing_spans
 from tracelab.errors_chain.intervals import wilson
 from tracelab.errors_chain.parsing import parse_exceptions
@@ -157,11 +157,17 @@ def _errors(traces: TraceSet, exceptions: pl.DataFrame) -> pl.DataFrame:
     spans = traces.spans.join(evidence.select(SPAN), on=SPAN, how="semi").unique(
         SPAN, keep="first", maintain_order=True
     )
+    failed = found.select(
+        "trace_id",
+        pl.col("span_id").alias("parent_span_id"),
+        (pl.col("is_error") | pl.col("is_5xx")).alias("up_fails"),
+    )
     return (
         evidence.join(spans, on=SPAN, how="inner")
         .join(stacks, on=SPAN, how="left")
         .join(last, on=SPAN, how="left")
-        .with_columns(pl.col("has_stack").fill_null(value=False))
+        .join(failed, on=["trace_id", "parent_span_id"], how="left")
+        .with_columns(pl.col("has_stack", "up_fails").fill_null(value=False))
     )
 
 
@@ -183,7 +189,20 @@ def _check(errors: pl.DataFrame) -> pl.DataFrame:
     error = pl.col("is_error")
     explicit_ok = pl.col("status_code") == "OK"
     answer = pl.col("is_4xx") & (pl.col("kind") == "SERVER")
-    claims = pl.col("is_5xx") | pl.col("is_weak") | pl.col("error_type").is_not_null()
+    at_end = (pl.col("exception_time") >= pl.col("end_time")).fill_null(value=False)
+    panic = pl.col("is_weak") & (pl.col("sdk_language") == "go") & at_end
+    # Recording an exception sets no status, and one that was handled must not: what says that it
+    # was not handled is that it left the span, that the caller failed, or that no answer was given.
+    answered_well = (code < semconv.HTTP_SERVER_ERROR_MIN).fill_null(value=False)
+    unheard = (pl.col("kind") == "SERVER") & code.is_null() & (pl.col("sdk_language") == "go")
+    handled = (
+        ~pl.col("escaped")
+        & ~pl.col("up_fails")
+        & (answered_well | pl.col("parent_span_id").is_not_null())
+        & ~(panic & ~answered_well)
+        & ~unheard
+    )
+    claims = pl.col("is_5xx") | (pl.col("is_weak") & ~handled) | pl.col("error_type").is_not_null()
     status_exempt = (
         pl.when(error)
         .then(pl.lit(None, pl.String))
@@ -192,7 +211,7 @@ def _check(errors: pl.DataFrame) -> pl.DataFrame:
         .when(explicit_ok)
         .then(pl.lit("status was set OK: the error was handled"))
         .when(~claims)
-        .then(pl.lit("the span went on after the exception: it may have been handled"))
+        .then(pl.lit("nothing shows that the exception left the span: it may have been handled"))
     )
     call = (
         pl.col("kind").is_in(CALL_KINDS)
@@ -218,13 +237,10 @@ def _check(errors: pl.DataFrame) -> pl.DataFrame:
         .when(untyped & status_exempt.is_not_null())
         .then(pl.lit("no error.type on what is no error"))
     )
-    at_end = (pl.col("exception_time") >= pl.col("end_time")).fill_null(value=False)
-    panic = pl.col("is_weak") & (pl.col("sdk_language") == "go") & at_end
-    unanswered = (pl.col("kind") == "SERVER") & code.is_null() & (pl.col("sdk_language") == "go")
     signature = (
         pl.when(panic & (pl.col("kind") != "SERVER") & pl.col("answered"))
         .then(pl.lit("recovered_panic"))
-        .when(panic | (pl.col("is_weak") & unanswered))
+        .when((panic & ~handled) | (pl.col("is_weak") & unheard))
         .then(pl.lit("panic"))
         .when(pl.col("has_exception") & ~error & status_exempt.is_null())
         .then(pl.lit("event_without_status"))

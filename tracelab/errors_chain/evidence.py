@@ -27,7 +27,7 @@ def failing_spans(traces: TraceSet, records: pl.DataFrame) -> pl.DataFrame:
     """Return the spans that show any evidence of an error, with that evidence.
 
     Columns: trace_id, span_id, is_error, is_5xx, is_4xx, has_exception, has_log, is_weak
-    (an exception that left the span, without status), fails.
+    (an exception that left the span, without status), fails, escaped.
     """
     spans = traces.spans
     recorded = records.group_by(SPAN).agg(
@@ -75,6 +75,7 @@ def failing_spans(traces: TraceSet, records: pl.DataFrame) -> pl.DataFrame:
         .select(
             *SPAN,
             *("is_error", "is_5xx", "is_4xx", "has_exception", "has_log", "is_weak", "fails"),
+            pl.col("escaped").fill_null(value=False),
         )
     )
 
