@@ -386,6 +386,12 @@ def _name(service: str | None) -> str:
     return service or "a service without a name"
 
 
+_SAID_BY_KIND: Final = frozenset(
+    {"unknown", "context_not_propagated", "context_leak", "duplicate_export"}
+)
+"""Causes that add nothing to what the kind of a break says already."""
+
+
 def _break_title(row: dict[str, Any]) -> str:
     count, service = row["count"], _name(row["service_name"])
     spans = "span" if count == 1 else "spans"
@@ -393,7 +399,9 @@ def _break_title(row: dict[str, Any]) -> str:
     hop = ""
     if row["from_service"] and row["to_service"] and row["from_service"] != row["to_service"]:
         hop = f" on the hop {row['from_service']} → {row['to_service']}"
-    cause = "" if row["cause"] == "unknown" else f"; {wording.CAUSE_MEANING[row['cause']]}"
+    cause = "" if row["cause"] in _SAID_BY_KIND else f"; {wording.CAUSE_MEANING[row['cause']]}"
+    if row["cause"] == "context_not_propagated" and row["boundary"] != "unknown":
+        cause = f" ({wording.BOUNDARY_MEANING[row['boundary']]})"
     return f"{count:,} {spans} '{row['span_name']}' of {service}{hop}: {meaning}{cause}"
 
 
