@@ -334,10 +334,11 @@ def unanswered_calls(
     code = classes[open_calls]
     to = np.where(callee[code] >= 0, skeleton.op_service[callee[code]], -1)
     loss = _loss_rates(skeleton)
-    allowed = np.maximum(1 - MIN_ANSWERED, 2.5 * loss[to] + 0.05)
+    allowed = np.clip(2.5 * loss[to] + 0.05, 1 - MIN_ANSWERED, MOST_PAUSED)
     lacking = 1 - good[code] / np.maximum(total[code], 1)
     usual = (good[code] >= 3) & (lacking <= allowed) & skeleton.column("answered")[open_calls]
-    told = (to >= 0) & _tells(skeleton, open_calls, to)
+    # Orphans of the caller's own service, the call among them, say nothing of a callee.
+    told = (to >= 0) & (to != skeleton.service[open_calls]) & _tells(skeleton, open_calls, to)
     paused = (lacking <= MOST_PAUSED) & _pauses(skeleton, clients)[open_calls]
     # A gateway in between answers with an error of its own where the peer is away.
     usual |= paused & ~skeleton.column("error")[open_calls]
