@@ -73,11 +73,11 @@ func serve(t *testing.T, label string, handler http.HandlerFunc) {
 
 // What is written here compiles, so that these functions have these signatures.
 var (
-	_ func(...sdktrace.TracerProviderOption) *sdktrace.TracerProvider                          = sdktrace.NewTracerProvider
+	_ func(...sdktrace.TracerProviderOption) *sdktrace.TracerProvider                             = sdktrace.NewTracerProvider
 	_ func(propagation.TraceContext, context.Context, propagation.TextMapCarrier)                 = propagation.TraceContext.Inject
 	_ func(propagation.TraceContext, context.Context, propagation.TextMapCarrier) context.Context = propagation.TraceContext.Extract
-	_ func(otelhttp.Filter) otelhttp.Option                                                     = otelhttp.WithFilter
-	_ func() string                                                                             = otel.Version
+	_ func(otelhttp.Filter) otelhttp.Option                                                       = otelhttp.WithFilter
+	_ func() string                                                                               = otel.Version
 )
 
 func TestSignatures(t *testing.T) {
