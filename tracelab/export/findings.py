@@ -408,7 +408,7 @@ def _break_title(row: dict[str, Any]) -> str:
 def _hop_title(row: dict[str, Any]) -> str:
     meaning = wording.VERDICT_MEANING[row["kind"]]
     error = row["child_type"] or "error"
-    return (
-        f"{row['count']:,} × {error} of {_name(row['from_service'])}, seen by "
-        f"{_name(row['to_service'])}: {meaning}"
-    )
+    place = f"in {_name(row['from_service'])}"
+    if row["from_service"] != row["to_service"]:
+        place = f"of {_name(row['from_service'])}, called by {_name(row['to_service'])}"
+    return f"{row['count']:,} × {error} {place}: {meaning}"

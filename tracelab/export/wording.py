@@ -47,8 +47,8 @@ CAUSE_ADVICE: Final[dict[str, str]] = {
     "message or request (inject and extract, or wrap the executor).",
     "context_leak": "Attach and detach context around each unit of work in the reused worker.",
     "duplicate_export": "Check retries and files that are read twice; exact copies were dropped.",
-    "unknown": "Compare the alternatives; SDK and Collector self-telemetry in the capture would "
-    "tell losses from broken context.",
+    "unknown": "Look for a span here that is started and never ended (early return, exception), "
+    "then for dropped spans in the logs and metrics of SDK and Collector at these times.",
 }
 
 BOUNDARY_MEANING: Final[dict[str, str]] = {
