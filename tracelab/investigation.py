@@ -1,6 +1,6 @@
 """Every analysis in one go, over a capture in memory or a store's buckets."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final, Literal
@@ -9,6 +9,7 @@ import polars as pl
 
 from tracelab import html, schema
 from tracelab.audits.digest import render_digest
+from tracelab.audits.integrity import Tiers
 from tracelab.exceptions import ParameterError, SourceError
 from tracelab.export.case import Case, versions, write_case, write_rules
 from tracelab.export.findings import Finding, group_audit, group_breaks, group_error_hops
@@ -173,7 +174,11 @@ class Investigation:
             rules=self.rules,
             pictures=case_pictures(
                 self.exhibits,
-                trace_ids=[i for i in _exhibit_ids(list(self.findings)) if i in drawable],
+                examples={
+                    trace_id: title
+                    for trace_id, title in _exhibits(self.findings).items()
+                    if trace_id in drawable
+                },
                 calls=self.calls,
                 breaks=self.breaks,
                 error_hops=self.error_hops,
@@ -271,7 +276,7 @@ def investigate(
     )
     findings.sort(key=lambda finding: _SEVERITIES.index(finding.severity))
     ingest = traces.ingest_table if isinstance(traces, TraceStore) else traces.ingest
-    exhibits = gather_traces(traces, _exhibit_ids(findings), engine=engine, workers=workers)
+    exhibits = gather_traces(traces, list(_exhibits(findings)), engine=engine, workers=workers)
     return Investigation(
         findings=tuple(findings),
         breaks=seen.breaks,
@@ -298,17 +303,20 @@ def investigate(
     )
 
 
-def _exhibit_ids(findings: list[Finding]) -> list[str]:
-    """Traces worth a picture: the best example of each serious finding, and where it points."""
-    ids: dict[str, None] = {}
+def _exhibits(findings: Iterable[Finding]) -> dict[str, str]:
+    """Traces worth a picture: the best example of each serious finding, and where it points.
+
+    Each comes with the finding's title.
+    """
+    shown: dict[str, str] = {}
     for finding in findings:
-        if finding.severity == "info" or len(ids) >= MAX_EXHIBITS:
+        if finding.severity == "info" or len(shown) >= MAX_EXHIBITS:
             break
         for case in finding.exemplars[:1]:
             for name in ("proposed_trace_id", "trace_id"):
                 if case.get(name):
-                    ids.setdefault(case[name])
-    return list(ids)
+                    shown.setdefault(case[name], finding.title)
+    return shown
 
 
 def _summarise(
@@ -332,6 +340,7 @@ def _summarise(
         f"{seen.errors.hops.height:,} hops of errors followed: {lost:,} swallowed, flattened to "
         "text, or with their status lost",
     ]
+    text += _integrity_line(seen.errors.integrity)
     hiding, successful = (
         seen.errors.digest.hidden[name].sum() for name in ("hiding", "successful")
     )
@@ -371,3 +380,18 @@ def _summarise(
         **render_digest(seen.errors.digest),
         "text": text,
     }
+
+
+def _integrity_line(integrity: pl.DataFrame) -> list[str]:
+    whole = integrity.filter(pl.col("service_name").is_null())
+    traces, broken, open_ = (
+        int(whole[name].sum()) for name in ("traces", "broken", "undetermined")
+    )
+    known = traces - open_
+    if not known:
+        return []
+    rest = f", {open_:,} more cannot be judged" if open_ else ""
+    return [
+        f"Chain integrity {1 - broken / known:.1%}: {known - broken:,} of {known:,} traces are "
+        f"whole{rest} (target {Tiers().target:.1%})"
+    ]

@@ -1,5 +1,8 @@
 """Which pictures a case needs: figures chosen for the report and for one trace's page."""
 
+from collections.abc import Mapping
+from typing import Final
+
 import polars as pl
 
 from tracelab import plots
@@ -14,11 +17,17 @@ from tracelab.traceset import TraceSet
 MAX_WATERFALLS = 4
 MAX_WATERFALL_SPANS = 300
 
+_LEGEND: Final = (
+    "A trace over time. Diamonds mark breaks; a dashed line leads to the span that probably "
+    "called what starts there."
+)
+_NOT_KEPT: Final = ("spans_duplicate", "spans_rejected", "messages_rejected")
+
 
 def case_pictures(
     exhibits: TraceSet,
     *,
-    trace_ids: list[str],
+    examples: Mapping[str, str],
     calls: pl.DataFrame,
     breaks: pl.DataFrame,
     error_hops: pl.DataFrame,
@@ -32,8 +41,8 @@ def case_pictures(
     ----------
     exhibits : TraceSet
         Holds the traces to draw.
-    trace_ids : list of str
-        Traces worth a waterfall, best first.
+    examples : mapping of str to str
+        Traces worth a waterfall, best first, each with the title of the finding it shows.
     calls : pl.DataFrame
         Distinct hops with their number of calls.
     breaks, error_hops, integrity, lead_lags, ingest : pl.DataFrame
@@ -51,27 +60,32 @@ def case_pictures(
         ),
         ("Broken places by hop (rows) and kind and cause (columns).", plots.break_matrix(breaks)),
     ]
-    for trace_id in _separate(trace_ids, breaks)[:MAX_WATERFALLS]:
+    for trace_id in _separate(list(examples), breaks)[:MAX_WATERFALLS]:
         figure = plots.waterfall(exhibits, trace_id, breaks=breaks, max_spans=MAX_WATERFALL_SPANS)
-        chosen.append(
-            (
-                "A trace over time. Diamonds mark breaks; a dashed line leads to the span that "
-                "probably called what starts there.",
-                figure,
-            )
-        )
-    chosen += [
+        chosen.append((f"{_LEGEND} An example of: {examples[trace_id]}.", figure))
+    chosen.append(
         (
             "Errors from where they began to the caller, by what became of them.",
             plots.error_flow(error_hops),
-        ),
-        ("Share of traces whose chain is whole, over time.", plots.integrity_timeline(integrity)),
-        ("Pairs of services tried for early warning.", plots.lag_matrix(lead_lags)),
-        (
-            "Spans kept, dropped as duplicates, and rejected, by source.",
-            plots.ingest_quality(ingest),
-        ),
-    ]
+        )
+    )
+    # A picture of one point, of one verdict or of one whole file says less than its sentence.
+    if integrity["window_start"].n_unique() > 1:
+        chosen.append(
+            (
+                "Share of traces whose chain is whole, over time.",
+                plots.integrity_timeline(integrity),
+            )
+        )
+    if lead_lags["verdict"].n_unique() > 1:
+        chosen.append(("Pairs of services tried for early warning.", plots.lag_matrix(lead_lags)))
+    if ingest.height > 1 or ingest.select(pl.sum_horizontal(_NOT_KEPT).sum()).item():
+        chosen.append(
+            (
+                "Spans kept, dropped as duplicates, and rejected, by source.",
+                plots.ingest_quality(ingest),
+            )
+        )
     return [Picture(caption, figure.to_json()) for caption, figure in chosen if figure.data]
 
 

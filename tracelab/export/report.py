@@ -131,11 +131,18 @@ def _json_text(spec: str) -> str:
 
 
 def _best_leads(lead_lags: pl.DataFrame) -> list[dict[str, str]]:
-    best = lead_lags.sort("accepted", "p_value", descending=[True, False], nulls_last=True)
+    """List the likeliest pairs; those of one verdict for one reason share a line."""
+    best = (
+        lead_lags.sort("accepted", "p_value", descending=[True, False], nulls_last=True)
+        .group_by("verdict", "reason", maintain_order=True)
+        .agg(pl.col("trigger_service", "target_service").first(), pl.len())
+        .with_columns(others=pl.col("len") - 1)
+    )
     return [
         {
             "trigger": html.plain(row["trigger_service"]),
-            "target": html.plain(row["target_service"]),
+            "target": html.plain(row["target_service"])
+            + (f", and {row['others']:,} more pairs" if row["others"] else ""),
             "verdict": html.plain(row["verdict"]),
             "reason": html.plain(row["reason"]),
         }

@@ -70,7 +70,7 @@ VERDICT_MEANING: Final[dict[str, str]] = {
     "swallowed": "the caller succeeded as if nothing had failed",
     "recovered": "a retry or fallback succeeded",
     "status_lost": "the caller's span shows the failure but its status does not say so",
-    "not_determinable": "that SDK cannot record what would be needed to tell",
+    "not_determinable": "the records hold too little to tell",
 }
 
 VERDICT_ADVICE: Final[dict[str, str]] = {

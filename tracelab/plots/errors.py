@@ -14,6 +14,7 @@ from tracelab.plots.style import (
     figure,
     label,
     nothing_to_show,
+    service_colors,
 )
 
 _TIER_COLOR = {"ok": GREEN, "P2": ORANGE, "P1": VERMILION}
@@ -156,7 +157,8 @@ def integrity_timeline(integrity: pl.DataFrame, *, target: float = 0.995) -> go.
         return nothing_to_show(title, "No window in which it could be determined.")
     chart = figure(title=title)
     services = integrity["service_name"].unique().sort(nulls_last=False).to_list()
-    for position, service in enumerate(services[:20]):
+    colors = service_colors(services)
+    for service in services[:20]:
         rows = integrity.filter(pl.col("service_name").eq_missing(pl.lit(service, pl.String))).sort(
             "window_start"
         )
@@ -168,7 +170,7 @@ def integrity_timeline(integrity: pl.DataFrame, *, target: float = 0.995) -> go.
             mode="lines+markers",
             line={
                 "width": 3 if whole else 1,
-                "color": GREY if whole else SERVICE_COLORS[position % len(SERVICE_COLORS)],
+                "color": GREY if whole else colors[service],
             },
             marker={
                 "size": 8 if whole else 4,

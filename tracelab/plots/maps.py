@@ -153,7 +153,7 @@ def span_graph(
         found = breaks.filter(pl.col("trace_id").is_in(trace.spans["trace_id"].unique().implode()))
         pairs = list(found.select("proposed_span_id", "span_id").iter_rows())
         _lines(chart, pairs, place, "proposed parent", dash="dash", color=VERMILION)
-    colors = service_colors([row["service_name"] for row in rows])
+    colors = service_colors(traces.spans["service_name"].unique().to_list())
     chart.add_scatter(
         x=[place[row["span_id"]][0] for row in rows],
         y=[place[row["span_id"]][1] for row in rows],

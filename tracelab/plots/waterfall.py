@@ -21,6 +21,8 @@ from tracelab.structure.tree import tree_order
 from tracelab.traceset import TraceSet
 
 MAX_SPANS: Final = 5000
+MAX_NAMED: Final = 60
+"""Spans that are named beside their bars; of more, the hover text tells."""
 _MARKED_BOUNDARIES: Final = ("task", "thread", "process", "network", "queue")
 
 
@@ -100,20 +102,16 @@ def waterfall(
         barmode="overlay",
         bargap=0.15,
     )
-    _add_bars(shown, rows, boundaries)
+    # By the capture's services, so that a service keeps its colour from trace to trace.
+    colors = service_colors(traces.spans["service_name"].unique().to_list())
+    _add_bars(shown, rows, boundaries, colors)
     _add_path(shown, rows, critical_path or [])
     _add_errors(shown, rows)
     _add_breaks(shown, rows, [] if found is None else found.to_dicts())
     shown.update_xaxes(title_text="milliseconds since the first span")
-    shown.update_yaxes(
-        autorange="reversed",
-        showgrid=False,
-        showticklabels=len(rows) <= 60,
-        tickvals=list(range(len(rows))) if len(rows) <= 60 else None,
-        ticktext=[_tick(row) for row in rows] if len(rows) <= 60 else None,
-    )
-    if len(rows) <= 60:
-        shown.update_layout(margin_l=260)
+    shown.update_yaxes(autorange="reversed", showgrid=False, showticklabels=False)
+    if len(rows) <= MAX_NAMED:
+        _add_names(shown, rows)
     return shown
 
 
@@ -142,9 +140,21 @@ def _with_tied(traces: TraceSet, spans: pl.DataFrame, found: pl.DataFrame) -> pl
     )
 
 
-def _tick(row: dict[str, Any]) -> str:
-    indent: str = "\u00a0" * min(row["depth"], 12)
-    return indent + label(f"{row['service_name'] or '?'} · {row['name']}", limit=36)
+def _add_names(shown: go.Figure, rows: list[dict[str, Any]]) -> None:
+    """Write the spans' names as a tree; labels of an axis would be flush right."""
+    shown.update_layout(
+        margin_l=300,
+        annotations=[
+            {
+                "text": "\u00a0\u00a0" * min(row["depth"], 12)
+                + label(f"{row['service_name'] or '?'} · {row['name']}", limit=36),
+                "x": 0, "xref": "paper", "xanchor": "left", "xshift": -290,
+                "y": row["_row"], "yref": "y", "align": "left",
+                "showarrow": False, "font": {"size": 12},
+            }
+            for row in rows
+        ],
+    )  # fmt: skip
 
 
 def _hover(row: dict[str, Any], boundary: str | None) -> str:
@@ -161,8 +171,12 @@ def _hover(row: dict[str, Any], boundary: str | None) -> str:
     return "<br>".join(parts)
 
 
-def _add_bars(shown: go.Figure, rows: list[dict[str, Any]], boundaries: dict[str, str]) -> None:
-    colors = service_colors([row["service_name"] for row in rows])
+def _add_bars(
+    shown: go.Figure,
+    rows: list[dict[str, Any]],
+    boundaries: dict[str, str],
+    colors: dict[str | None, str],
+) -> None:
     by_service: dict[str | None, list[dict[str, Any]]] = defaultdict(list)
     for row in rows:
         by_service[row["service_name"]].append(row)
@@ -247,7 +261,8 @@ def _add_breaks(shown: go.Figure, rows: list[dict[str, Any]], breaks: list[dict[
         child = found["_at"]
         parent = at.get((found["proposed_trace_id"], found["proposed_span_id"]))
         if parent is not None:
-            xs += [child["_offset_ms"], child["_offset_ms"], None]
+            ended = parent["_offset_ms"] + parent["_duration_ms"]
+            xs += [min(child["_offset_ms"], ended), child["_offset_ms"], None]
             ys += [parent["_row"], child["_row"], None]
     if xs:
         shown.add_scatter(
