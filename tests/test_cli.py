@@ -18,6 +18,13 @@ PROGRAM = (sys.executable, "-c", "from tracelab.cli import main; main()")
 SAMPLE = str(ROOT / "data" / "checkout")
 
 
+def test_the_package_runs_as_a_module_where_no_script_is_on_the_path():
+    done = subprocess.run(
+        [sys.executable, "-m", "tracelab", "--version"], capture_output=True, text=True, check=True
+    )
+    assert done.stdout == f"tracelab {__version__}\n"
+
+
 def test_version_is_printed(capsys):
     assert run(["--version"]) == 0
     assert capsys.readouterr().out == f"tracelab {__version__}\n"
