@@ -174,8 +174,11 @@ def test_cohorts_draws_rates_with_intervals_and_colours_the_worse():
 def test_cohorts_takes_the_table_of_break_cohorts_as_it_is():
     traces = tl.load_example()
     rates = tl.break_cohorts(traces, tl.find_breaks(traces))
-    points = plots.cohorts(rates, max_rows=1000).data[0]
-    assert len(points.x) == rates["rate"].count()
+    figure = plots.cohorts(rates, max_rows=1000)
+    intact = rates.filter(pl.col("dimension").is_in(["hop", "operation"]), pl.col("broken") == 0)
+    assert intact.height > 3
+    assert len(figure.data[0].x) == rates["rate"].count() - intact.height
+    assert f"{intact.height} places without a break left out" in figure.layout.title.text
 
 
 def hop_rows(*rows):

@@ -201,13 +201,7 @@ class Investigation:
 
     def _repr_html_(self) -> str:
         mask = Redactor().text
-        rows = [
-            (
-                *(f.severity, f.count, mask(f.title), f.cause),
-                "" if f.cause == "unknown" else f"{f.confidence:.2f}",
-            )
-            for f in self.findings[:12]
-        ]
+        rows = [(f.severity, f.count, mask(f.title), f.why, f.how_sure) for f in self.findings[:12]]
         head = "".join(f"<p>{html.escape(mask(line))}</p>" for line in self.summary.get("text", ()))
         return head + html.table(("severity", "count", "finding", "cause", "confidence"), rows)
 

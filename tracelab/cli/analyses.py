@@ -68,14 +68,13 @@ def _print_case(case: Any, out: Path) -> None:
         for name in ("severity", "count", "what", "cause", "confidence", "example trace"):
             table.add_column(name, overflow="fold", justify="right" if name == "count" else "left")
         for finding in serious[:15]:
-            unexplained = finding.subject == "break" and finding.cause == "unknown"
             example = finding.exemplars[0]["trace_id"] if finding.exemplars else ""
             table.add_row(
                 f"[{_SEVERITY_STYLE[finding.severity]}]{finding.severity}[/]",
                 f"{finding.count:,}",
                 escape(html.plain(finding.title)),
-                finding.cause if finding.subject == "break" else "",
-                "" if unexplained else f"{finding.confidence:.2f}",
+                finding.why,
+                finding.how_sure,
                 escape(html.plain(example, limit=40)),
             )
         screen.print()

@@ -89,30 +89,44 @@ class Finding:
     alternatives: tuple[str, ...]
     exemplars: tuple[dict[str, Any], ...]
 
+    @property
+    def why(self) -> str:
+        """The cause, empty where none is looked for."""
+        legal = self.severity == "info" and self.cause == "unknown"
+        return "" if legal or self.subject != "break" else self.cause
+
+    @property
+    def how_sure(self) -> str:
+        """The confidence, empty where the cause is unknown: nothing is sure about that."""
+        unexplained = self.subject == "break" and self.cause == "unknown"
+        return "" if unexplained else f"{self.confidence:.2f}"
+
     def __repr__(self) -> str:
         share = f" of {self.denominator:,}" if self.denominator else ""
+        facts = [f"{self.count:,}{share}"]
+        facts += [f"cause {self.why}"] if self.why else []
+        facts += [f"boundary {self.boundary}"]
+        facts += [f"confidence {self.how_sure}"] if self.how_sure else []
         return (
             f"Finding {self.finding_id} [{self.severity}] {html.plain(self.title)}\n"
-            f"  {self.count:,}{share} · cause {self.cause} · boundary {self.boundary} "
-            f"· confidence {self.confidence:.2f}\n"
+            f"  {' · '.join(facts)}\n"
             f"  {self.advice}"
         )
 
     def _repr_html_(self) -> str:
+        facts = (
+            ("severity", self.severity),
+            ("count", f"{self.count:,} of {self.denominator:,}"),
+            ("cause", self.why and f"{self.why}: {wording.CAUSE_MEANING.get(self.why, '')}"),
+            ("boundary", self.boundary),
+            ("confidence", self.how_sure),
+            ("evidence", " · ".join(self.evidence)),
+            ("not excluded", " · ".join(self.alternatives)),
+            ("what to do", self.advice),
+            ("example", self.exemplars[0]["trace_id"] if self.exemplars else ""),
+        )
         return html.table(
-            ("what", "value"),
-            (
-                ("severity", self.severity),
-                ("count", f"{self.count:,} of {self.denominator:,}"),
-                ("cause", f"{self.cause}: {wording.CAUSE_MEANING.get(self.cause, '')}"),
-                ("boundary", self.boundary),
-                ("confidence", f"{self.confidence:.2f}"),
-                ("evidence", " · ".join(self.evidence)),
-                ("not excluded", " · ".join(self.alternatives)),
-                ("what to do", self.advice),
-                ("example", self.exemplars[0]["trace_id"] if self.exemplars else ""),
-            ),
-            caption=self.title,
+            ("what", "value"), [fact for fact in facts if fact[1]], caption=self.title
         )
 
 

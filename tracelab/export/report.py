@@ -158,13 +158,13 @@ def _card(finding: Finding) -> Markup:
             f"{finding.rate_low or 0:.1%} to {finding.rate_high or 0:.1%})",
         ),
     ]
+    if finding.why:
+        facts.append(("why", f"{finding.why}: {wording.CAUSE_MEANING.get(finding.why, '')}"))
     if finding.subject == "break":
-        facts += [
-            ("why", f"{finding.cause}: {wording.CAUSE_MEANING.get(finding.cause, '')}"),
-            ("where", f"{finding.boundary}: {wording.BOUNDARY_MEANING.get(finding.boundary, '')}"),
-        ]
-    if finding.subject == "break" and finding.cause != "unknown":
-        facts.append(("how sure", f"{finding.confidence:.2f} of 1"))
+        where = f"{finding.boundary}: {wording.BOUNDARY_MEANING.get(finding.boundary, '')}"
+        facts.append(("where", where))
+    if finding.how_sure:
+        facts.append(("how sure", f"{finding.how_sure} of 1"))
     facts += [("evidence", "; ".join(finding.evidence))] if finding.evidence else []
     facts += [("not excluded", ", ".join(finding.alternatives))] if finding.alternatives else []
     rows = "".join(

@@ -89,6 +89,7 @@ def cohorts(cohort_rates: pl.DataFrame, *, max_rows: int = 30) -> go.Figure:
         `tracelab.break_cohorts` returns.
     max_rows : int
         Cohorts that are drawn: the worse ones first, then those with the highest rates.
+        Hops and operations without a break are counted in the title where others have some.
 
     Returns
     -------
@@ -108,9 +109,14 @@ def cohorts(cohort_rates: pl.DataFrame, *, max_rows: int = 30) -> go.Figure:
     title = "Break rate by cohort, 95 % intervals"
     if not cohort_rates.height:
         return nothing_to_show(title, "Nothing was checked.")
+    checked = cohort_rates.filter(pl.col("rate").is_not_null())
+    # There are many places, nearly all of them intact; there are few versions to compare.
+    intact = (pl.col("broken") == 0) & pl.col("dimension").is_in(("operation", "hop"))
+    drawn = checked if checked["broken"].sum() == 0 else checked.filter(~intact)
+    if drawn.height < checked.height:
+        title += f" · {checked.height - drawn.height:,} places without a break left out"
     rows = (
-        cohort_rates.filter(pl.col("rate").is_not_null())
-        .sort("worse", "rate", "dimension", "cohort", descending=[True, True, False, False])
+        drawn.sort("worse", "rate", "dimension", "cohort", descending=[True, True, False, False])
         .head(max_rows)
         .to_dicts()
     )

@@ -72,7 +72,8 @@ def waterfall(
     own = trace.spans["trace_id"][0]
     found = None if breaks is None else _of_trace(breaks, own)
     spans = trace.spans if found is None else _with_tied(traces, trace.spans, found)
-    n_tied = spans["trace_id"].n_unique() - 1
+    drawn = spans["trace_id"].unique()
+    n_tied = len(drawn) - 1
     if n_tied:
         title += f" and {n_tied} that probably belong{'s' if n_tied == 1 else ''} to it"
     spans = tree_order(spans)
@@ -87,10 +88,10 @@ def waterfall(
         (pl.col("duration_ns").fill_null(0).clip(lower_bound=0) / 1e6).alias("_duration_ms"),
         pl.int_range(pl.len()).alias("_row"),
     )
-    edges = span_edges(trace) if edges is None else edges
+    edges = span_edges(traces.select_traces(drawn)) if edges is None else edges
     rows = timed.to_dicts()
     boundaries = dict(
-        edges.filter(pl.col("trace_id") == own, pl.col("relation") == "parent")
+        edges.filter(pl.col("trace_id").is_in(drawn.implode()), pl.col("relation") == "parent")
         .select("child_span_id", "boundary")
         .iter_rows()
     )
@@ -107,7 +108,10 @@ def waterfall(
     _add_bars(shown, rows, boundaries, colors)
     _add_path(shown, rows, critical_path or [])
     _add_errors(shown, rows)
-    _add_breaks(shown, rows, [] if found is None else found.to_dicts())
+    if breaks is not None:
+        _add_breaks(
+            shown, rows, breaks.filter(pl.col("trace_id").is_in(drawn.implode())).to_dicts()
+        )
     shown.update_xaxes(title_text="milliseconds since the first span")
     shown.update_yaxes(autorange="reversed", showgrid=False, showticklabels=False)
     if len(rows) <= MAX_NAMED:
