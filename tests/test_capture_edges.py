@@ -92,3 +92,39 @@ def test_survival_is_the_share_above_and_goes_on_as_a_power_law():
     far = float(values.max()) * 3
     assert survival(values, np.array([far]))[0] == pytest.approx((far / 1e6) ** -2.0, rel=0.9)
     assert survival(values[:4], np.array([1.0]))[0] == 0.0
+
+
+def replicas(*, named: bool, lost: int | None = None, cut_ms: int = 1_500) -> Capture:
+    """A caller and three replicas of its callee, whose exports stop one after the other."""
+    rng = np.random.default_rng(5)
+    capture = Capture()
+    for number in range(1, 1200):
+        at = 50.0 * number + rng.uniform(0, 10)
+        replica = number % 3
+        capture.span(
+            number, 1, start=at, duration=20, kind="SERVER", name="GET /", service="web",
+            service_instance_id="web-0", **LOCAL,
+        )  # fmt: skip
+        capture.span(
+            number, 2, 1, start=at + 1, duration=15, kind="CLIENT", name="GET", service="web",
+            service_instance_id="web-0", **LOCAL,
+        )  # fmt: skip
+        if at < 60_000 - cut_ms * (replica + 1) and number != lost:
+            told = {"service_instance_id": f"stock-{replica}"} if named else {}
+            capture.span(
+                number, 3, 2, start=at + 2, duration=9, kind="SERVER", name="GET /stock",
+                service="stock", **told, **REMOTE,
+            )  # fmt: skip
+    return capture
+
+
+@pytest.mark.parametrize("named", [True, False])
+def test_a_call_to_a_replica_whose_last_batch_is_cut_off_is_no_defect(named):
+    assert loud(replicas(named=named)).height == 0
+
+
+@pytest.mark.parametrize(("number", "cut_ms"), [(600, 1_500), (1000, 1_500), (1100, 0)])
+def test_a_server_lost_before_any_replica_is_cut_off_is_still_a_break(number, cut_ms):
+    found = loud(replicas(named=False, lost=number, cut_ms=cut_ms))
+    assert found["kind"].to_list() == ["missing_server"]
+    assert found["trace_id"].to_list() == [f"{number:032x}"]

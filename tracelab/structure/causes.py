@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from tracelab.structure.censoring import open_odds, over_odds
+from tracelab.structure.censoring import cut_odds, open_odds, over_odds
 from tracelab.structure.gaps import ALONE, BETWEEN, CLOSE_BY, STEADY, find_gaps
 from tracelab.structure.losses import (
     EXPORT_DELAY_NS,
@@ -156,9 +156,16 @@ def judge_causes(
     """
     n = missing.row.size
     case = Case({cause: np.full(n, _ALWAYS_POSSIBLE.get(cause, 0.02)) for cause in CAUSES})
+    cut = cut_odds(skeleton, missing)
     missing = replace(missing, process=likely_processes(skeleton, missing))
     lifetimes = find_lifetimes(skeleton, missing)
     _edges(skeleton, missing, lifetimes, case)
+    case.put(
+        "capture_edge",
+        cut >= MIN_ODDS,
+        np.minimum(cut[cut >= MIN_ODDS], 40.0),
+        "spans of its service are missing near the capture's edge far oftener than elsewhere",
+    )
     _sampling(separation, readings, case)
     _hops(skeleton, missing, case)
     _operations(skeleton, missing, case)
