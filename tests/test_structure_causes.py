@@ -67,6 +67,25 @@ def test_stretches_without_answers_between_answered_ones_are_reported():
     assert missed.height >= 0.9 * len(lost)
 
 
+def test_one_of_two_replicas_that_falls_silent_for_a_while_is_reported():
+    lost = set(range(100, 200, 2))
+    found = loud(calls(400, lost=lost))
+    missed = found.filter(pl.col("kind") == "missing_server")
+    assert missed.height >= 0.9 * len(lost)
+
+
+def test_a_peer_that_loses_nearly_everything_but_answers_in_stretches_is_reported():
+    held = {n for begin in range(20, 600, 100) for n in range(begin, begin + 9)}
+    lost = set(range(1, 601)) - held
+    missed = loud(calls(600, lost=lost)).filter(pl.col("kind") == "missing_server")
+    assert missed.height >= 0.8 * len(lost)
+
+
+def test_a_peer_that_answers_for_one_while_only_may_not_have_been_instrumented_before():
+    lost = set(range(1, 601)) - set(range(300, 330))
+    assert loud(calls(600, lost=lost)).height == 0
+
+
 def test_calls_of_which_some_go_unanswered_at_random_are_legal():
     rng = np.random.default_rng(9)
     lost = set((np.flatnonzero(rng.random(300) < 0.3) + 1).tolist())
