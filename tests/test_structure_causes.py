@@ -431,3 +431,11 @@ def test_two_gaps_close_by_name_both_causes():
     assert named.list.contains("queue_overflow").all()
     assert named.list.contains("export_failure").all()
     assert (gapped.filter(pl.col("cause") != "unknown")["confidence"] < 0.8).all()
+
+
+def test_a_span_that_the_threshold_keeps_was_not_sampled_out():
+    # Ids are numbers here: the callee keeps those up to 200, and then loses some it kept.
+    capture = calls(400, lost={*range(201, 401), 40, 90})
+    found = find_breaks(capture.traces())
+    sampled = found.filter(pl.col("cause") == "sampled_out")["trace_id"].str.to_integer(base=16)
+    assert not {40, 90} & set(sampled)

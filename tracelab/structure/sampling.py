@@ -128,10 +128,32 @@ def sampled_out(
         if separation(moment, label) > 0.9:
             continue
         best = max(scores, key=lambda name: scores[name])
+        # Where the threshold says that the trace is kept, something else took the span.
+        read = READINGS[best]
+        value = read(
+            skeleton.column("trace_hi")[missing.row[gone]],
+            skeleton.column("trace_lo")[missing.row[gone]],
+        )
+        gone = gone[_dropped(read(hi, lo), label, value)]
         found[gone] = scores[best]
         for entry in gone:
             reading[entry] = best
     return found, reading
+
+
+def _dropped(values: Words, absent: Bools, asked: Words) -> Bools:
+    """Tell which values lie on the absent side of the threshold that parts best (Youden, 1950)."""
+    order = np.argsort(values, kind="stable")
+    ordered, gone = values[order], absent[order]
+    n_gone = int(gone.sum())
+    # Gain of a cut behind each value, with what is absent above it.
+    gain = np.cumsum(~gone) / (gone.size - n_gone) - np.cumsum(gone) / n_gone
+    last = np.append(ordered[1:] != ordered[:-1], [True])
+    gain = np.where(last, gain, 0.0)
+    above = gain.max() >= -gain.min()
+    cut = ordered[int(gain.argmax() if above else gain.argmin())]
+    dropped: Bools = (asked > cut) if above else (asked <= cut)
+    return dropped
 
 
 def _row_of(skeleton: Skeleton, traces: Ints) -> Ints:
