@@ -211,23 +211,37 @@ def test_losses_without_a_pattern_stay_unknown():
     assert all(found["alternatives"].list.len() > 0)
 
 
-def test_a_service_that_drops_high_trace_ids_was_sampled_out():
-    capture = Capture()
+def dropped_above(threshold: int, *, lost=()) -> tuple[Capture, list[str]]:
+    """Calls from a over b to c of which b keeps the lower trace ids, and loses some it kept."""
+    capture, taken = Capture(), []
     rng = np.random.default_rng(4)
     for number in range(1, 61):
-        low = int(rng.integers(2**63))
+        low = int(rng.integers(threshold)) if number in lost else int(rng.integers(2**63))
         trace = f"{rng.integers(1, 2**63):016x}{low:016x}"
+        taken += [trace] * (number in lost)
         at = number * 100.0
         capture.span(trace, 1, start=at, duration=30, kind="CLIENT", name="GET", service="a")
-        if low < 2**62:
+        if low < threshold and number not in lost:
             capture.span(trace, 2, 1, start=at + 1, duration=20, kind="SERVER", service="b")
             capture.span(trace, 3, 2, start=at + 2, duration=9, kind="CLIENT", service="b", **LOCAL)
         capture.span(
             trace, 4, 3, start=at + 3, duration=7, kind="SERVER", name="c", service="c", **REMOTE
         )
-    found = loud(capture)
+    return capture, taken
+
+
+def test_a_service_that_drops_high_trace_ids_was_sampled_out():
+    found = loud(dropped_above(2**62)[0])
     orphans = found.filter(found["service_name"] == "c")
     assert set(orphans.select("kind", "cause").rows()) == {("sampling_gap", "sampled_out")}
+
+
+def test_a_span_that_the_threshold_keeps_was_not_sampled_out():
+    capture, lost = dropped_above(2**62, lost={30})
+    orphans = loud(capture).filter(pl.col("service_name") == "c")
+    kinds = dict(orphans.select("trace_id", "kind").rows())
+    assert kinds.pop(lost[0]) == "orphan_span"
+    assert set(kinds.values()) == {"sampling_gap"}
 
 
 def test_a_child_with_another_requests_id_has_a_wrong_parent():
@@ -431,11 +445,3 @@ def test_two_gaps_close_by_name_both_causes():
     assert named.list.contains("queue_overflow").all()
     assert named.list.contains("export_failure").all()
     assert (gapped.filter(pl.col("cause") != "unknown")["confidence"] < 0.8).all()
-
-
-def test_a_span_that_the_threshold_keeps_was_not_sampled_out():
-    # Ids are numbers here: the callee keeps those up to 200, and then loses some it kept.
-    capture = calls(400, lost={*range(201, 401), 40, 90})
-    found = find_breaks(capture.traces())
-    sampled = found.filter(pl.col("cause") == "sampled_out")["trace_id"].str.to_integer(base=16)
-    assert not {40, 90} & set(sampled)
