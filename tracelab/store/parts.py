@@ -387,7 +387,7 @@ def read_parts(
         return pl.DataFrame(schema=stored)
     rows = pl.from_arrow(pa.concat_tables(found, promote_options="permissive"))
     assert isinstance(rows, pl.DataFrame)
-    if ROW in rows.columns and len(found) > 1:
+    if ROW in rows.columns:
         bases = np.repeat(np.arange(len(parts), dtype=np.uint64) << _ROW_BITS, heights)
         rows = rows.with_columns(pl.Series(ROW, rows[ROW].to_numpy() + bases))
     if BUCKET in rows.columns:
@@ -401,6 +401,11 @@ def read_parts(
 
 _ROW_BITS: Final = np.uint64(40)
 """Rows of a batch are numbered from 0; those of another begin this far on."""
+
+
+def batches_of(rows: pl.DataFrame) -> list[int]:
+    """Tell in which of the parts that `read_parts` was given its rows lie."""
+    return (rows[ROW] // (1 << int(_ROW_BITS))).unique().sort().to_list()
 
 
 def _read_part(

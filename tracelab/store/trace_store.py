@@ -18,7 +18,7 @@ from tracelab.store.accounts import resolved_accounts
 from tracelab.store.compaction import merge_batches, remove_unused
 from tracelab.store.intake import Progress, ingest_sources
 from tracelab.store.log import Part
-from tracelab.store.parts import STORED, bucket_of, is_sound, read_parts
+from tracelab.store.parts import STORED, batches_of, bucket_of, is_sound, read_parts
 from tracelab.store.shelves import open_shelf
 from tracelab.traceset import TraceSet
 
@@ -416,7 +416,6 @@ class TraceStore:
         bucket: int | None,
         columns: Sequence[str] | None,
         tables: Sequence[str],
-        trace_id: str | None = None,
     ) -> Chunk:
         batches = self._batches()
         found: dict[str, Any] = {}
@@ -429,20 +428,32 @@ class TraceStore:
                     table=table,
                     bucket=bucket,
                     columns=columns if table == "spans" else None,
-                    trace_id=trace_id,
                 )
         return Chunk(**found)
 
     def _read_trace(self, trace_id: str) -> TraceSet:
         bucket = int(bucket_of(pl.Series([trace_id]), self.n_buckets)[0])
-        chunk = self._chunk(bucket, None, ("events", "links", "logs"), trace_id)
         of_trace = pl.col("trace_id") == trace_id
+
+        def rows_of(table: str, batches: Sequence[int]) -> pl.DataFrame:
+            everything = self._batches()
+            parts = [
+                each.get(table, _NO_ROWS) if at in batches else _NO_ROWS
+                for at, each in enumerate(everything)
+            ]
+            found = read_parts(self._root, parts, table=table, bucket=bucket, trace_id=trace_id)
+            return found.filter(of_trace)
+
+        all_batches = range(len(self._batches()))
+        spans = rows_of("spans", all_batches)
+        # Events and links lie in the batch of their span; logs come on ways of their own.
+        near = batches_of(spans) if spans.height else []
         return finalise(
             Chunk(
-                spans=chunk.spans.filter(of_trace),
-                events=chunk.events.filter(of_trace),
-                links=chunk.links.filter(of_trace),
-                logs=chunk.logs.filter(of_trace),
+                spans=spans,
+                events=rows_of("events", near),
+                links=rows_of("links", near),
+                logs=rows_of("logs", all_batches),
             )
         )
 
