@@ -15,7 +15,8 @@ from conftest import ROOT
 
 import tracelab as tl
 from tracelab import plots
-from tracelab.plots.notebook import OfflineRenderer, plotly_script, script_json
+from tracelab.plots.notebook import OfflineRenderer
+from tracelab.plots.script import plotly_script, script_json
 
 pytestmark = pytest.mark.browser
 

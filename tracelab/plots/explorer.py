@@ -8,7 +8,7 @@ from uuid import uuid4
 import polars as pl
 
 from tracelab import html, schema
-from tracelab.plots.notebook import plotly_script, script_json
+from tracelab.plots.script import plotly_script, script_json
 from tracelab.plots.waterfall import waterfall
 from tracelab.traceset import TraceSet
 

@@ -1,11 +1,12 @@
 """Figures in notebooks: alive in JupyterLab, and still drawn in a page exported from one."""
 
-from importlib import resources
 from itertools import count
 from typing import Any
 
 import plotly.io as pio
 from plotly.io.base_renderers import MimetypeRenderer
+
+from tracelab.plots.script import plotly_script, script_json
 
 RENDERER = "tracelab"
 
@@ -55,49 +56,6 @@ class OfflineRenderer(MimetypeRenderer):  # type: ignore[misc]
                 "{responsive:true,displaylogo:false});})();</script>"
             ),
         }
-
-
-def plotly_script() -> str:
-    """Return the bundled plotly.js as a script element.
-
-    Returns
-    -------
-    str
-        HTML; it sets ``window.Plotly``.
-
-    Raises
-    ------
-    FileNotFoundError
-        If the package was installed without its assets.
-    """
-    folder = resources.files("tracelab.export").joinpath("assets")
-    library = folder.joinpath("plotly.min.js").read_text("utf-8")
-    # A closing tag inside the library's own text would end the script block early.
-    library = library.replace("</script", "<\\/script")
-    return f"<script>{library}</script>"
-
-
-def script_json(text: str) -> str:
-    """Make JSON text harmless inside a script element.
-
-    Parameters
-    ----------
-    text : str
-        JSON.
-
-    Returns
-    -------
-    str
-        The same JSON; no character of it can end the element.
-
-    Raises
-    ------
-    AttributeError
-        If `text` is no str.
-    """
-    for character in "<>&\u2028\u2029":
-        text = text.replace(character, f"\\u{ord(character):04x}")
-    return text
 
 
 def prefer_offline_figures() -> None:
