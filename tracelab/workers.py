@@ -17,6 +17,7 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from importlib import import_module
+from importlib.abc import MetaPathFinder
 from typing import IO, Any, Final
 
 _HEAD: Final = struct.Struct("<Q")
@@ -313,10 +314,19 @@ def renew_time() -> None:
         signal.setitimer(signal.ITIMER_PROF, CALL_SECONDS)
 
 
+class _WithoutPandas(MetaPathFinder):
+    """Hide pandas: pyarrow loads it at its first array, a quarter second for nothing."""
+
+    def find_spec(self, fullname: str, *_: object) -> None:
+        if fullname == "pandas":
+            raise ModuleNotFoundError(fullname, name=fullname)
+
+
 def _limit() -> None:
     """Let allocations fail before the system kills whatever it chooses."""
     global _limited
     _limited = True
+    sys.meta_path.insert(0, _WithoutPandas())
     if _OUT_OF_TIME:
         signal.signal(_OUT_OF_TIME, signal.SIG_DFL)
     with contextlib.suppress(ImportError, ValueError, OSError):
