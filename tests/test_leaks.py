@@ -38,6 +38,24 @@ def test_a_reused_worker_that_keeps_its_first_request_gives_wrong_parents():
     assert {row[1:] for row in found} == {(span_id(1), "context_leak")}
 
 
+def test_a_context_that_is_never_given_back_gathers_most_calls_under_one_parent():
+    lost = frozenset(range(15, REQUESTS))
+    capture = requests(without=lost)
+    for number in lost:
+        gap = 2 + (number % 7) / 10
+        capture.span(14, 100 + number, 1, name="pack", start=20 * number + gap, duration=3)
+    found = wrong_parents(capture)
+    assert {row[0] for row in found} == {span_id(100 + number) for number in lost}
+    assert {row[1:] for row in found} == {(span_id(1), "context_leak")}
+
+
+def test_one_request_that_goes_on_working_is_legal_while_the_others_have_their_own():
+    capture = requests()
+    for number in range(20, REQUESTS):
+        capture.span(14, 100 + number, 1, name="pack", start=20 * number + 2.3, duration=3)
+    assert wrong_parents(capture) == []
+
+
 def test_late_work_of_a_request_is_legal_while_nobody_else_waits_for_it():
     capture = requests()
     for number in range(0, REQUESTS, 9):

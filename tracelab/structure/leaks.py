@@ -29,6 +29,9 @@ SELDOM: Final = 0.1
 CROWDED: Final = 0.3
 """At most this share of callers may call an operation twice for a second call to be unusual."""
 
+HOARD: Final = 5
+"""Least number of parents that show what is usual, and least multiple of it that is not."""
+
 _TOLERANCE_NS: Final = 100_000
 _DOUBTS: Final = pl.Schema(
     {
@@ -149,6 +152,14 @@ def _doubts(skeleton: Skeleton) -> pl.DataFrame:
     together = (step <= _TOLERANCE_NS).fill_null(value=False)
     crowded &= pl.col("late") | ~(common_to_outlive | together)
     crowded &= crowd.sum().over("op", "parent_op") <= CROWDED * pl.col("n_pair")
+    # A context that was never given back gathers all later calls under one old parent, until they
+    # are most of the operation; that parents usually have fewer is told by the parents alone.
+    of_parents = pl.col("calls").filter(pl.col("rank") == 1)
+    usual_number = of_parents.median().over("op", "parent_op")
+    alike = (of_parents == of_parents.median()).mean().over("op", "parent_op") >= 0.6
+    alike &= of_parents.len().over("op", "parent_op") >= HOARD
+    gathered = pl.col("late").sum().over("parent", "op")
+    crowded |= pl.col("late") & alike & (gathered >= HOARD * usual_number)
     doubts = (
         table.with_columns(
             crowded=crowded,
