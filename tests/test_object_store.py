@@ -216,6 +216,17 @@ def refusing():
     listening.server_close()
 
 
+def test_missing_credentials_are_told_and_not_taken_for_a_missing_store(refusing, monkeypatch):
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_ENDPOINT_URL", "AWS_ENDPOINT"):
+        monkeypatch.delenv(name, raising=False)
+    # Where the machine itself would be asked for credentials, this server refuses.
+    monkeypatch.setenv("AWS_METADATA_ENDPOINT", refusing)
+    monkeypatch.setenv("AWS_REGION", "eu-west-1")
+    for ask in (TraceStore.is_store, TraceStore):
+        with pytest.raises(StoreError, match="no credentials in the environment"):
+            ask("s3://nobody/anonymous")
+
+
 def test_refused_credentials_are_one_clear_error(refusing, monkeypatch):
     point_to(monkeypatch, refusing)
     with pytest.raises(StoreError, match="refuses access; check the credentials"):

@@ -324,9 +324,15 @@ class Objects(Shelf):
                 f"{self.url} refuses access; check the credentials in the environment"
             ) from error
         except errors.BaseError as error:
-            raise OSError(
-                f"{self.url} does not answer as it should: {_first_line(error)}"
-            ) from error
+            why = _first_line(error)
+            # Without credentials in the environment the machine's own are asked for.
+            if "/latest/api/token" in why or "credential" in why.lower():
+                raise PermissionError(
+                    f"{self.url}: no credentials in the environment (AWS_ACCESS_KEY_ID and "
+                    "AWS_SECRET_ACCESS_KEY, or AWS_SKIP_SIGNATURE=true for a public bucket), and "
+                    "this machine has none of its own"
+                ) from error
+            raise OSError(f"{self.url} does not answer as it should: {why}") from error
 
     @contextlib.contextmanager
     def _writing(self, name: str) -> Iterator[None]:

@@ -19,7 +19,7 @@ from tracelab.store.compaction import merge_batches, remove_unused
 from tracelab.store.intake import Progress, ingest_sources
 from tracelab.store.log import Part
 from tracelab.store.parts import STORED, batches_of, bucket_of, is_sound, read_parts
-from tracelab.store.shelves import open_shelf
+from tracelab.store.shelves import Folder, open_shelf
 from tracelab.traceset import TraceSet
 
 DEFAULT_BUCKETS: Final = 32
@@ -58,7 +58,8 @@ class TraceStore:
         try:
             there = log.is_store(self._root)
         except OSError as error:
-            raise StoreError(f"{self._root} cannot be read as a store: {error}") from error
+            place = "" if str(self._root) in str(error) else f"{self._root} cannot be read: "
+            raise StoreError(f"{place}{error}") from error
         if not there:
             log.create(self._root, n_buckets=buckets or DEFAULT_BUCKETS)
         self._snapshot = log.read(self._root)
@@ -73,9 +74,30 @@ class TraceStore:
 
     @staticmethod
     def is_store(path: str | os.PathLike[str]) -> bool:
-        """Tell whether a folder holds a store."""
-        with suppress(OSError, ValueError, StoreError):
-            return log.is_store(open_shelf(path))
+        """Tell whether a folder or a prefix of an object store holds a store.
+
+        Parameters
+        ----------
+        path : str or path-like
+            The place; of a folder anything that cannot be read is no store.
+
+        Returns
+        -------
+        bool
+            Whether there is one.
+
+        Raises
+        ------
+        StoreError
+            If an object store cannot be asked.
+        """
+        with suppress(ValueError):
+            shelf = open_shelf(path)
+            try:
+                return log.is_store(shelf)
+            except OSError as error:
+                if not isinstance(shelf, Folder):
+                    raise StoreError(str(error)) from error
         return False
 
     @property
