@@ -64,7 +64,10 @@ def test_the_sums_are_the_same_in_whatever_buckets_the_traces_lie(bucket_of):
 def test_an_investigation_tells_what_successful_requests_hide():
     summary = investigate(capture()).summary
     assert summary["hidden_failures"][0]["hiding"] == 5
-    assert any("5 of 6 successful requests hide a failure" in line for line in summary["text"])
+    assert any(
+        "5 of 6 successful requests, counted at each service, hide a" in line
+        for line in summary["text"]
+    )
     json.dumps(summary)
 
 

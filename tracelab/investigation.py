@@ -320,28 +320,34 @@ def _summarise(
     by_severity = dict(seen.breaks.group_by("severity").len().iter_rows())
     verdicts = dict(seen.errors.hops.group_by("verdict").len().iter_rows())
     serious = sum(by_severity.get(severity, 0) for severity in ("error", "warning"))
-    lost = sum(verdicts.get(word, 0) for word in ("swallowed", "flattened", "status_lost"))
     when = ""
     if seen.start is not None and seen.end is not None:
         when = f", {seen.start:%Y-%m-%d %H:%M:%S} to {seen.end:%Y-%m-%d %H:%M:%S} UTC"
     text = [
         f"{seen.n_traces:,} traces, {seen.n_spans:,} spans of {len(services):,} services{when}",
-        f"{serious:,} broken places among {seen.n_parents:,} parent references checked"
+        f"{serious:,} broken places in {seen.n_spans:,} spans: {_by_kind(seen.breaks)}"
         if serious
         else f"Nothing broken among {seen.n_parents:,} parent references checked"
         if seen.n_spans
         else "No span was read: nothing could be checked",
-        f"{seen.errors.hops.height:,} hops of errors followed: {lost:,} swallowed, flattened to "
-        "text, or with their status lost",
     ]
+    if seen.errors.hops.height:
+        fates = ", ".join(
+            f"{verdicts[word]:,} {word.replace('_', ' ')}"
+            for word in schema.HOP_VERDICTS
+            if word in verdicts
+        )
+        text.append(f"{seen.errors.hops.height:,} hops of errors followed: {fates}")
+    else:
+        text.append("No error to follow")
     text += _integrity_line(seen.errors.integrity)
     hiding, successful = (
         seen.errors.digest.hidden[name].sum() for name in ("hiding", "successful")
     )
     if hiding:
         text.append(
-            f"{hiding:,} of {successful:,} successful requests hide a failure below them that was "
-            "swallowed or retried"
+            f"{hiding:,} of {successful:,} successful requests, counted at each service, hide a "
+            "failure below them that was swallowed or retried"
         )
     mixed = seen.errors.digest.mixed.height
     if mixed:
@@ -353,7 +359,9 @@ def _summarise(
             f"{leads.height:,} pairs tried"
         )
     elif leads.height:
-        text.append(f"No early-warning rule: {leads.height:,} pairs tried, none accepted")
+        few = (leads["verdict"] == "undecidable").all()
+        why = "each with too little to judge" if few else "none accepted"
+        text.append(f"No early-warning rule: {leads.height:,} pairs tried, {why}")
     passed_over = rejects["reason"].str.starts_with("file passed over").sum()
     if passed_over:
         text.append(f"{passed_over:,} files passed over: no export")
@@ -389,3 +397,17 @@ def _integrity_line(integrity: pl.DataFrame) -> list[str]:
         f"Chain integrity {1 - broken / known:.1%}: {known - broken:,} of {known:,} traces are "
         f"whole{rest} (target {Tiers().target:.1%})"
     ]
+
+
+def _by_kind(breaks: pl.DataFrame) -> str:
+    """Count the kinds of serious breaks, the most frequent first."""
+    counted = (
+        breaks.filter(pl.col("severity") != "info")
+        .group_by("kind")
+        .len()
+        .sort("len", "kind", descending=[True, False])
+    )
+    return ", ".join(
+        f"{many:,} {kind.replace('_', ' ')}{'s' if many > 1 else ''}"
+        for kind, many in counted.iter_rows()
+    )

@@ -18,8 +18,9 @@ MAX_WATERFALLS = 4
 MAX_WATERFALL_SPANS = 300
 
 _LEGEND: Final = (
-    "A trace over time. Diamonds mark breaks; a dashed line leads to the span that probably "
-    "called what starts there."
+    "A trace over time. Orange diamonds mark breaks, blue ones what is allowed (work that starts "
+    "after its caller ended); a dashed line leads to the span that probably called what starts "
+    "there; a dark outline marks spans that another thread, process or host called."
 )
 _NOT_KEPT: Final = ("spans_duplicate", "spans_rejected", "messages_rejected")
 
@@ -55,7 +56,8 @@ def case_pictures(
     """
     chosen = [
         (
-            "Which service calls which; red hops lose context or spans.",
+            "Which service calls which; orange hops lose context or spans. What breaks inside a "
+            "service is not drawn here.",
             plots.service_map(calls, breaks),
         ),
         ("Broken places by hop (rows) and kind and cause (columns).", plots.break_matrix(breaks)),

@@ -18,6 +18,11 @@ from tracelab.export.findings import Finding
 MAX_SERIOUS: Final = 40
 MAX_INFORMATIONAL: Final = 20
 _MAX_LEADS: Final = 20
+_OF: Final = {
+    "break": "spans like it",
+    "error": "failures on this hop",
+    "audit": "errors of this service",
+}
 _MAX_SOURCES: Final = 200
 
 _STARTER: Final = """
@@ -154,7 +159,8 @@ def _card(finding: Finding) -> Markup:
     facts = [
         (
             "how often",
-            f"{finding.count:,} of {finding.denominator:,} ({finding.rate or 0:.1%}; 95 % interval "
+            f"{finding.count:,} of {finding.denominator:,} {_OF.get(finding.subject, '')} "
+            f"({finding.rate or 0:.1%}; 95 % interval "
             f"{finding.rate_low or 0:.1%} to {finding.rate_high or 0:.1%})",
         ),
     ]

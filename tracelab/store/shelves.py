@@ -152,9 +152,10 @@ class Folder(Shelf):
 
     def prepare(self, *folders: str) -> None:
         """Make the folders, and sync the folders above them."""
-        for folder in (self.path, *(self.path / each for each in folders)):
+        above = [each for each in reversed(self.path.parents) if not each.is_dir()]
+        for folder in (*above, self.path, *(self.path / each for each in folders)):
             if not folder.is_dir():
-                folder.mkdir(parents=folder == self.path, exist_ok=True)
+                folder.mkdir(exist_ok=True)
                 sync_folder(folder.parent)
 
     def put(self, name: str, data: Any) -> None:
