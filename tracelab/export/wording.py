@@ -4,7 +4,7 @@ from typing import Final
 
 KIND_MEANING: Final[dict[str, str]] = {
     "orphan_span": "a span names a parent that is not in the capture",
-    "detached_root": "called from another trace, but starts a trace of its own: the context is lost",
+    "detached_root": "called from another trace, but starts one of its own: the context is lost",
     "wrong_parent": "a span hangs under another request's span: a context leaked",
     "missing_server": "a call whose peer normally answers with a server span got none",
     "sampling_gap": "one trace was sampled on one side of a hop and not on the other",
