@@ -18,6 +18,9 @@ ALWAYS: Final = 0.9
 USUALLY: Final = 0.6
 """Least share of callees during whose start their caller is open; the others start later."""
 
+AT_ONCE: Final = 0.2
+"""Share of pairs in which both spans are at work, above which the outer one does not wait."""
+
 _TOLERANCE_NS: Final = 100_000
 
 
@@ -65,7 +68,8 @@ def innermost_open(skeleton: Skeleton, callees: Ints, found: Ints) -> tuple[Ints
     )
     sure[chosen["callee"].to_numpy()] = chosen["sure"].to_numpy()
     if rivals.height:
-        aside = ~_is_above(skeleton, rivals["row"].to_numpy(), rivals["chosen"].to_numpy())
+        rival, picked = rivals["row"].to_numpy(), rivals["chosen"].to_numpy()
+        aside = ~_is_above(skeleton, rival, picked) | _goes_on(skeleton, rival, picked)
         sure[np.unique(rivals["callee"].to_numpy()[aside])] *= 0.6
     return best, sure
 
@@ -166,6 +170,35 @@ def _has_local_children(skeleton: Skeleton) -> Bools:
     has = np.zeros(int(skeleton.caller_class.max()) + 1, bool)
     has[skeleton.caller_class[parent[same]]] = True
     return has
+
+
+def _goes_on(skeleton: Skeleton, upper: Ints, lower: Ints) -> Bools:
+    """Whether spans like the upper one work on while one like the lower below them is open.
+
+    A span that waits for what it called starts nothing else meanwhile, and does not end.
+    """
+    children = skeleton.intact
+    parent = skeleton.parent[children]
+    local = skeleton.process[children] == skeleton.process[parent]
+    started = pl.DataFrame({"upper": parent[local], "child": children[local]})
+    pairs = pl.DataFrame(
+        {
+            "upper": upper,
+            "lower": lower,
+            "kinds": skeleton.caller_class[upper] * skeleton.n + skeleton.caller_class[lower],
+        }
+    ).with_row_index("pair")
+    beside = pairs.join(started, on="upper", how="inner")
+    child, below = beside["child"].to_numpy(), beside["lower"].to_numpy()
+    meanwhile = (skeleton.start[child] > skeleton.start[below]) & (
+        skeleton.start[child] < skeleton.end[below]
+    )
+    busy = np.zeros(upper.size, bool)
+    busy[beside["pair"].to_numpy()[meanwhile & (child != below)]] = True
+    busy |= skeleton.end[upper] + _TOLERANCE_NS < skeleton.end[lower]
+    often = pl.col("busy").mean().over("kinds") > AT_ONCE
+    found: Bools = pairs.select("kinds", busy=pl.Series(busy)).select(often)["busy"].to_numpy()
+    return found
 
 
 def _is_above(skeleton: Skeleton, upper: Ints, lower: Ints) -> Bools:
