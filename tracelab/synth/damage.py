@@ -69,29 +69,41 @@ def spoil_ids(plot: Plot, *, rate: float, rng: np.random.Generator) -> pl.DataFr
 def clip_values(
     spans: pl.DataFrame, *, rate: float, rng: np.random.Generator
 ) -> tuple[pl.DataFrame, pl.DataFrame]:
-    """Cut long attribute texts of some services at a length limit, as SDKs do."""
+    """Cut long attribute texts of some services at a length limit, as SDKs do.
+
+    Values that all had one length, digests say, still have one length afterwards: nothing in the
+    export tells them from digests that are as short as the limit, so they are not observable.
+    """
     services = spans["service_name"].drop_nulls().unique().sort().to_numpy()
     many = max(1, round(rate * len(services)))
     chosen = rng.choice(services, size=min(many, len(services)), replace=False)
     attributes = spans["attributes"]
     hit_rows: list[int] = []
     texts: list[str] = []
+    seen: list[bool] = []
     for service in chosen:
+        cuts: list[set[str]] = []
+        lengths: dict[str, set[int]] = {}
         limit = int(rng.choice([64, 128, 256]))
-        longer = (spans["service_name"] == service) & (attributes.str.len_bytes() > limit)
-        for row in longer.fill_null(value=False).arg_true().to_list():
+        mine = (spans["service_name"] == service) & attributes.is_not_null()
+        for row in mine.fill_null(value=False).arg_true().to_list():
             facts = json.loads(attributes[row])
+            for k, v in facts.items():
+                if isinstance(v, str):
+                    lengths.setdefault(k, set()).add(len(v))
             cut = {k: v[:limit] if isinstance(v, str) else v for k, v in facts.items()}
             if cut != facts:
+                cuts.append({k for k in facts if cut[k] != facts[k]})
                 hit_rows.append(row)
                 texts.append(json.dumps(cut, separators=(",", ":"), ensure_ascii=False))
+        seen += [any(len(lengths[key]) > 1 for key in keys) for keys in cuts]
     found = spans[hit_rows].select("trace_id", "span_id", "service_name")
     truth = found.with_columns(
         kind=pl.lit("truncated_value"),
         cause=pl.lit("unknown"),
         boundary=pl.lit("same"),
-        observable=pl.lit(value=True),
-        evidence_present=pl.lit(value=True),
+        observable=pl.Series(seen, dtype=pl.Boolean),
+        evidence_present=pl.Series(seen, dtype=pl.Boolean),
     )
     index = pl.Series(hit_rows, dtype=pl.UInt32)
     return spans.with_columns(attributes.scatter(index, texts)), schema.conform(truth, schema.TRUTH)
