@@ -12,6 +12,7 @@ import polars as pl
 
 from tracelab.structure.losses import EXPORT_DELAY_NS, Lifetimes
 from tracelab.structure.missing import Missing
+from tracelab.structure.rates import wilson_interval
 from tracelab.structure.skeleton import Bools, Floats, Ints, Skeleton, mix64
 
 _TAIL_SHARE: Final = 0.02
@@ -264,7 +265,8 @@ def _share_between(lost: Ints, held: Ints, low: int, high: int) -> float:
 def _rising_share(lost: Ints, held: Ints, zone: int) -> Floats:
     """Share of missing spans by distance from an edge, never falling towards it.
 
-    Isotonic regression (Barlow, Bartholomew, Bremner and Brunk, 1972).
+    Isotonic regression (Barlow, Bartholomew, Bremner and Brunk, 1972), but nowhere more than
+    what is missing nearer to the edge allows: a batch lost shortly before it is no cut.
     """
     from scipy.optimize import isotonic_regression  # 0.2 s, and seldom needed
 
@@ -278,7 +280,9 @@ def _rising_share(lost: Ints, held: Ints, zone: int) -> Floats:
         return np.zeros(_BINS)
     fit = isotonic_regression(gone[seen] / both[seen], weights=both[seen], increasing=False).x
     place = np.maximum(np.cumsum(seen) - 1, 0)
-    share: Floats = np.asarray(fit)[place]
+    _, most = wilson_interval(np.cumsum(gone), np.cumsum(both))
+    nearer = np.concatenate([[1.0], most[:-1]])
+    share: Floats = np.minimum(np.asarray(fit)[place], np.minimum.accumulate(nearer))
     return share
 
 
