@@ -183,17 +183,18 @@ def _edges(skeleton: Skeleton, missing: Missing, lifetimes: Lifetimes, case: Cas
     # A process cannot have taken up what began long after it fell silent.
     in_time = skeleton.start[missing.row] <= lifetimes.last + EXPORT_DELAY_NS
     exits = lifetimes.exited & (after > 0) & in_time
+    after_exit = after * _beyond_usual(skeleton, missing, exits)
     case.put(
         "process_exit",
         exits & lifetimes.replaced,
-        40 * after[exits & lifetimes.replaced],
+        40 * after_exit[exits & lifetimes.replaced],
         "open when its process sent its last span; a new process of the service follows",
     )
     plain = exits & ~lifetimes.replaced
     case.put(
         "process_exit",
         plain,
-        15 * after[plain],
+        15 * after_exit[plain],
         "open when its process sent its last span, long before the capture's end",
     )
     # It answered after its last export: that batch may have been refused as well.
@@ -222,6 +223,33 @@ def _edges(skeleton: Skeleton, missing: Missing, lifetimes: Lifetimes, case: Cas
     case.put("capture_edge", early, 25 * before[early], "ended before the capture began")
     cut = missing.end_low - skeleton.window[0] < 0
     case.put("capture_edge", cut, 25.0, "ended before the capture began")
+
+
+def _beyond_usual(skeleton: Skeleton, missing: Missing, exits: Bools) -> Floats:
+    """Share of the remote parents lost at an exit that would be there at other times, per entry.
+
+    Parents of an operation that are missing all the time, as those are that nothing records, are
+    missing while some process exits, too.
+    """
+    share = np.ones(exits.size)
+    asked = exits & ~missing.call & ~missing.local
+    if not asked.any():
+        return share
+    intact = skeleton.intact
+    far = intact[FAR[skeleton.crossing[intact]]]
+    far = far[np.argsort(skeleton.op[far], kind="stable")]
+    ops = skeleton.op[missing.row]
+    for op in np.unique(ops[asked]).tolist():
+        mine = ~missing.call & ~missing.local & (ops == op)
+        then = skeleton.start[missing.row[mine & asked]]
+        low, high = np.searchsorted(skeleton.op[far], (op, op + 1))
+        begun = skeleton.start[far[low:high]]
+        held = int(((begun >= then.min()) & (begun <= then.max())).sum())
+        lost_then, lost_else = then.size, int(mine.sum()) - then.size
+        at_exit = lost_then / (lost_then + held)
+        usual = lost_else / (lost_else + begun.size - held + 1)
+        share[mine & asked] = max(0.0, 1.0 - usual / at_exit)
+    return share
 
 
 def _sampling(found: Floats, reading: list[str], case: Case) -> None:
@@ -287,6 +315,39 @@ def _hops(skeleton: Skeleton, missing: Missing, case: Case) -> None:
         3.0,
         "callers of this operation are missing far oftener than other spans",
     )
+    here = _caller_loss(skeleton, missing, remote)
+    # What a sampler took is no sign of a hop that nothing records.
+    open_cases = remote & (case.weights["sampled_out"] < MIN_ODDS)
+    lost_op = np.bincount(op[open_cases], minlength=n_ops)
+    rate = lost_op / np.maximum(lost_op + held_op, 1)
+    case.put(
+        "uninstrumented_hop",
+        open_cases & (lost_op[op] >= 20) & (rate[op] >= 0.5) & (rate[op] > 8 * here + 0.1),
+        12.0,
+        "most callers of this operation are missing, other spans of the service that calls it "
+        "are there",
+    )
+
+
+def _caller_loss(skeleton: Skeleton, missing: Missing, remote: Bools) -> Floats:
+    """Share of spans that a presumed caller's service lost for other operations, per entry.
+
+    1 where the service is not known or has too few spans to tell.
+    """
+    known = missing.service >= 0
+    size = len(skeleton.services)
+    lost = np.bincount(missing.service[known & ~missing.call], minlength=size)
+    held = np.bincount(skeleton.service, minlength=size)
+    n_ops = skeleton.ops.height
+    asked = np.flatnonzero(remote & known)
+    share = np.ones(missing.row.size)
+    hop = missing.service[asked] * n_ops + skeleton.op[missing.row[asked]]
+    _, slot, own = np.unique(hop, return_inverse=True, return_counts=True)
+    service = missing.service[asked]
+    others = lost[service] - own[slot]
+    enough = held[service] >= _ENOUGH
+    share[asked[enough]] = ((others + 1) / (others + held[service] + 1))[enough]
+    return share
 
 
 def _usual_loss(skeleton: Skeleton, missing: Missing, lost: Ints, held: Ints) -> Floats:
