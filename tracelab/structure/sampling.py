@@ -20,6 +20,15 @@ Words = npt.NDArray[np.uint64]
 MIN_SEPARATION: Final = 0.97
 """Least area under the curve: a few other losses among hundreds of traces may disturb it."""
 
+MIN_SURPRISE: Final = 25.0
+"""Least surprise, in nats, of a threshold that other losses blur: one in a billion, after seven
+readings, hundreds of thresholds and a hundred services."""
+
+MIN_ABSENT: Final = 0.5
+MAX_OTHER: Final = 0.3
+"""Least share of traces without the service beyond such a threshold, and how much of that there
+may be before it: other losses, and spans that another decision let through."""
+
 _LOW_56: Final = np.uint64(2**56 - 1)
 _LOW_63: Final = np.uint64(2**63 - 1)
 _LOW_32: Final = np.uint64(2**32 - 1)
@@ -122,20 +131,33 @@ def sampled_out(
         rows = np.concatenate([_row_of(skeleton, present), missing.row[gone[first]]])
         label = np.arange(rows.size) >= present.size
         hi, lo = skeleton.column("trace_hi")[rows], skeleton.column("trace_lo")[rows]
-        scores = {name: separation(read(hi, lo), label) for name, read in READINGS.items()}
+        words = {name: read(hi, lo) for name, read in READINGS.items()}
+        scores = {name: separation(value, label) for name, value in words.items()}
         # Ids that hold a time, or losses of one stretch of time, must not pass for sampling.
         moment = skeleton.start[rows].astype(np.uint64)
         if separation(moment, label) > 0.9:
             continue
         best = max(scores, key=lambda name: scores[name])
-        # Where the threshold says that the trace is kept, something else took the span.
-        read = READINGS[best]
-        value = read(
-            skeleton.column("trace_hi")[missing.row[gone]],
-            skeleton.column("trace_lo")[missing.row[gone]],
-        )
-        gone = gone[_dropped(read(hi, lo), label, value)]
-        found[gone] = scores[best]
+        lost = missing.row[gone]
+        asked_hi, asked_lo = skeleton.column("trace_hi")[lost], skeleton.column("trace_lo")[lost]
+        score = scores[best]
+        if score >= MIN_SEPARATION:
+            # Where the threshold says that the trace is kept, something else took the span.
+            dropped = _dropped(words[best], label, READINGS[best](asked_hi, asked_lo))
+        else:
+            # Other losses beside it blur the threshold.
+            splits = {name: _split(value, label) for name, value in words.items()}
+            split = max(splits, key=lambda name: splits[name][0])
+            surprise, beyond = splits[split]
+            if surprise >= MIN_SURPRISE and separation(moment, beyond) <= 0.9:
+                best, score = split, MIN_SEPARATION
+                reach = words[split][beyond]
+                value = READINGS[split](asked_hi, asked_lo)
+                dropped = (value >= reach.min()) & (value <= reach.max())
+            else:
+                dropped = np.ones(gone.size, bool)
+        gone = gone[dropped]
+        found[gone] = score
         for entry in gone:
             reading[entry] = best
     return found, reading
@@ -154,6 +176,38 @@ def _dropped(values: Words, absent: Bools, asked: Words) -> Bools:
     cut = ordered[int(gain.argmax() if above else gain.argmin())]
     dropped: Bools = (asked > cut) if above else (asked <= cut)
     return dropped
+
+
+def _split(values: Words, absent: Bools) -> tuple[float, Bools]:
+    """Part the values in two so that the service is mostly absent from one side only.
+
+    Returns how surprising that is, in nats, were absence spread over the values evenly (the
+    likelihood ratio of two shares against one), and which values lie on the absent side.
+    """
+    order = np.argsort(values, kind="stable")
+    n, total = values.size, int(absent.sum())
+    count = np.arange(1, n)
+    best, beyond = 0.0, np.zeros(n, bool)
+    for side in (order, order[::-1]):
+        gone = np.cumsum(absent[side])[:-1]
+        here, there = gone / count, (total - gone) / (n - count)
+        surprise = count * _divergence(here, total / n) + (n - count) * _divergence(
+            there, total / n
+        )
+        surprise = np.where((here >= MIN_ABSENT) & (there <= MAX_OTHER * here), surprise, 0.0)
+        run = int(surprise.argmax())
+        if surprise[run] > best:
+            best, beyond = float(surprise[run]), np.zeros(n, bool)
+            beyond[side[: run + 1]] = True
+    return best, beyond
+
+
+def _divergence(share: Floats, usual: float) -> Floats:
+    """Kullback and Leibler's divergence of coins with these shares from the usual one."""
+    left = 1 - share
+    heads = share * np.log(share / usual, where=share > 0, out=np.zeros(share.size))
+    tails = left * np.log(left / (1 - usual), where=left > 0, out=np.zeros(share.size))
+    return heads + tails
 
 
 def _row_of(skeleton: Skeleton, traces: Ints) -> Ints:
