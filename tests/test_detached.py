@@ -187,3 +187,21 @@ def test_a_toss_up_between_two_callers_stays_a_toss_up():
         callee, caller, exclusive, log_weight, believed, np.full(2, -1), rounds=2_000
     )
     assert drawn == pytest.approx([0.6, 0.4, 0.4, 0.6], abs=0.06)
+
+
+@pytest.mark.parametrize(("waits", "sure"), [(True, True), (False, False)])
+def test_a_caller_that_goes_on_beside_its_child_may_have_called_as_well(waits, sure):
+    """Work detached while `page` is open; only a request that waits for `page` cannot have."""
+    capture = Capture()
+    for number, at in enumerate(arrivals(5)):
+        capture.span(number, 1, name="GET /buy", kind="SERVER", start=at, duration=40, service="s")
+        capture.span(number, 2, 1, name="page", start=at + 2, duration=30, service="s")
+        other = at + 33 if waits else at + 6
+        capture.span(number, 3, 1, name="stock", start=other, duration=4, service="s")
+        away = at + 8 + (number % 5) / 10
+        capture.span(1000 + number, 9, name="price", start=away, duration=3, service="s")
+    found = detached(capture)
+    assert found.height > 0.9 * N
+    assert set(found["proposed_span_id"]) == {span_id(2)}
+    assert (found["proposed_confidence"] >= 0.8).all() == sure
+    assert (found["proposed_confidence"] >= 0.8).any() == sure

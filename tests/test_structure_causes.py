@@ -9,7 +9,13 @@ from tracelab import schema
 from tracelab.structure import find_breaks
 from tracelab.structure.detached import find_detached_roots
 from tracelab.structure.laws import Law, association_marginals
-from tracelab.structure.sampling import READINGS, separation
+from tracelab.structure.sampling import (
+    MIN_SEPARATION,
+    MIN_SURPRISE,
+    READINGS,
+    _split,
+    separation,
+)
 from tracelab.structure.skeleton import Skeleton
 from tracelab.structure.spine import build_spine
 
@@ -242,6 +248,51 @@ def test_a_span_that_the_threshold_keeps_was_not_sampled_out():
     kinds = dict(orphans.select("trace_id", "kind").rows())
     assert kinds.pop(lost[0]) == "orphan_span"
     assert set(kinds.values()) == {"sampling_gap"}
+
+
+def test_a_threshold_that_other_spans_blur_is_seen():
+    rng = np.random.default_rng(3)
+    values = rng.integers(2**63, size=300, dtype=np.uint64)
+    absent = (values > 2**61) & (rng.random(300) < 0.8)
+    assert separation(values, absent) < MIN_SEPARATION
+    surprise, beyond = _split(values, absent)
+    assert surprise > MIN_SURPRISE
+    assert values[beyond].min() > 2**60
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_losses_that_know_nothing_of_trace_ids_show_no_threshold(seed):
+    rng = np.random.default_rng(seed)
+    absent = rng.random(300) < 0.5
+    assert _split(rng.integers(2**63, size=300, dtype=np.uint64), absent)[0] < MIN_SURPRISE / 2
+    alike = np.full(300, 7, np.uint64)
+    assert _split(alike, np.sort(absent))[0] == 0.0
+
+
+def served_by(callers: set[int], *, spans_of_b: int) -> Capture:
+    """Requests that c answers; a few have their caller, in service b, the others have none."""
+    capture = Capture()
+    for number in range(1, 201):
+        at = number * 50.0
+        if number in callers:
+            capture.span(number, 1, start=at, duration=20, kind="SERVER", service="b")
+            capture.span(
+                number, 2, 1, start=at + 1, kind="CLIENT", name="GET", service="b", **LOCAL
+            )
+        capture.span(
+            number, 3, 2, start=at + 2, duration=3, kind="SERVER", name="c", service="c", **REMOTE
+        )
+    for number in range(300, 300 + spans_of_b):
+        capture.span(number, 1, start=number * 30.0, duration=5, kind="SERVER", service="b")
+    return capture
+
+
+def test_callers_that_are_mostly_missing_beside_an_intact_service_are_recorded_by_nobody():
+    found = find_breaks(served_by(set(range(10, 201, 10)), spans_of_b=200).traces())
+    orphans = found.filter(pl.col("kind") == "orphan_span")
+    assert orphans.height == 180
+    causes = orphans["cause"].value_counts()
+    assert dict(causes.rows()) == {"uninstrumented_hop": 171, "capture_edge": 9}
 
 
 def test_a_child_with_another_requests_id_has_a_wrong_parent():

@@ -191,10 +191,12 @@ def _split(values: Words, absent: Bools) -> tuple[float, Bools]:
     for side in (order, order[::-1]):
         gone = np.cumsum(absent[side])[:-1]
         here, there = gone / count, (total - gone) / (n - count)
-        surprise = count * _divergence(here, total / n) + (n - count) * _divergence(
-            there, total / n
-        )
-        surprise = np.where((here >= MIN_ABSENT) & (there <= MAX_OTHER * here), surprise, 0.0)
+        surprise = count * _divergence(here, total / n)
+        surprise += (n - count) * _divergence(there, total / n)
+        # Equal values lie on one side.
+        parts = values[side][1:] != values[side][:-1]
+        parts &= (here >= MIN_ABSENT) & (there <= MAX_OTHER * here)
+        surprise = np.where(parts, surprise, 0.0)
         run = int(surprise.argmax())
         if surprise[run] > best:
             best, beyond = float(surprise[run]), np.zeros(n, bool)
