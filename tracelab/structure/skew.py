@@ -7,7 +7,7 @@ import polars as pl
 
 from tracelab import schema
 from tracelab.structure.missing import FAR
-from tracelab.structure.skeleton import CLIENT, SERVER, Ints, Skeleton, verdicts
+from tracelab.structure.skeleton import CLIENT, INTERNAL, SERVER, Ints, Skeleton, verdicts
 from tracelab.structure.spine import CROSSINGS, build_spine, take_rows
 from tracelab.traceset import TraceSet
 
@@ -78,8 +78,8 @@ def measure_skews(skeleton: Skeleton) -> pl.DataFrame:
     Returns
     -------
     pl.DataFrame
-        ``caller``, ``callee`` (clocks), ``calls``, ``low``, ``high`` (bounds in nanoseconds),
-        sorted.
+        ``caller``, ``callee`` (clocks), ``calls``, ``low``, ``high`` (bounds in nanoseconds;
+        ``mostly`` is the lower one by the middle call), sorted.
 
     Raises
     ------
@@ -96,14 +96,18 @@ def measure_skews(skeleton: Skeleton) -> pl.DataFrame:
                 "callee": clock[skeleton.process[rows]],
                 "start_gap": skeleton.start[rows] - skeleton.start[parent],
                 "end_gap": skeleton.end[parent] - skeleton.end[rows],
+                "waits": skeleton.kind[parent] == CLIENT,
             }
         )
+        # A client waits for its answer; what else called may have gone on or ended.
+        .with_columns(pl.when("waits").then("end_gap"))
         .filter(pl.col("caller") != pl.col("callee"))
         .group_by("caller", "callee")
         .agg(
             pl.len().cast(pl.Int64).alias("calls"),
             pl.col("start_gap").quantile(0.05).alias("high"),
             (-pl.col("end_gap").quantile(0.05)).alias("low"),
+            (-pl.col("end_gap").quantile(0.5)).alias("mostly"),
             # No server begins before its client, but it may end after it (a client gives up, a
             # response is streamed): the second needs most calls to say so.
             (pl.col("start_gap").quantile(0.25) < -MIN_SKEW_NS).alias("starts_before"),
@@ -114,11 +118,12 @@ def measure_skews(skeleton: Skeleton) -> pl.DataFrame:
 
 
 def _calls(skeleton: Skeleton) -> Ints:
+    """Server spans called from afar; their parent may be a server, if nothing records clients."""
     rows = skeleton.intact
     parent = skeleton.parent[rows]
     keep = (
         (skeleton.kind[rows] == SERVER)
-        & (skeleton.kind[parent] == CLIENT)
+        & np.isin(skeleton.kind[parent], (CLIENT, SERVER, INTERNAL))
         & FAR[skeleton.crossing[rows]]
         & skeleton.timed[rows]
         & skeleton.timed[parent]
@@ -129,16 +134,35 @@ def _calls(skeleton: Skeleton) -> Ints:
 
 def _certain(pairs: pl.DataFrame, *, min_calls: int) -> pl.DataFrame:
     """Pairs whose bounds exclude zero, with the estimate and half the width of the bounds."""
-    middle = (pl.col("low") + pl.col("high")) / 2
+    middle = (pl.col("low").fill_null(pl.col("high")) + pl.col("high")) / 2
     width = ((pl.col("high") - pl.col("low")) / 2).abs()
     behind = (pl.col("high") < 0) & pl.col("starts_before")
     # A server may outlive its call a little; a clock that is ahead lets all its spans begin
     # late by as much, so that the bounds lie close together.
     ahead = (pl.col("low") > 0) & pl.col("ends_after") & (width <= middle / 2)
-    return pairs.with_columns(
-        skew=middle,
+    ahead = ahead.fill_null(value=False)
+    judged = pairs.with_columns(
+        # No server begins before its client; it may well end after it.
+        skew=pl.when(behind).then(pl.min_horizontal(middle, "high")).otherwise(middle),
         uncertainty=width,
         certain=(behind | ahead) & (pl.col("calls") >= min_calls) & (middle.abs() >= MIN_SKEW_NS),
+    )
+    # Two clocks differ by the same both ways: calls of one direction prove it for the other's,
+    # unless these exclude it.
+    back = judged.filter("certain").select(
+        caller="callee", callee="caller", told=-pl.col("skew"), width="uncertainty"
+    )
+    agrees = (
+        pl.col("told").is_not_null()
+        & ~pl.col("certain")
+        & (pl.col("told") >= pl.col("mostly").fill_null(-np.inf) - MIN_SKEW_NS - pl.col("width"))
+        & (pl.col("told") <= pl.col("high") + MIN_SKEW_NS + pl.col("width"))
+    )
+    return judged.join(back, on=["caller", "callee"], how="left", maintain_order="left").select(
+        *pairs.columns,
+        skew=pl.when(agrees).then("told").otherwise("skew"),
+        uncertainty=pl.when(agrees).then("width").otherwise("uncertainty"),
+        certain=pl.col("certain") | agrees,
     )
 
 
@@ -226,10 +250,10 @@ def find_clock_skew(skeleton: Skeleton, *, min_calls: int = 3) -> pl.DataFrame:
         return verdicts(pl.DataFrame(schema={"row": pl.Int64, "kind": pl.String}))
     rows = _calls(skeleton)
     parent = skeleton.parent[rows]
-    outside = (skeleton.start[rows] < skeleton.start[parent]) | (
-        skeleton.end[rows] > skeleton.end[parent]
-    )
-    rows, parent = rows[outside], parent[outside]
+    early = skeleton.start[rows] < skeleton.start[parent]
+    late = skeleton.end[rows] > skeleton.end[parent]
+    outside = early | late
+    rows, parent, early = rows[outside], parent[outside], early[outside]
     clock, names = clock_groups(skeleton)
     table = pl.DataFrame(
         {
@@ -237,10 +261,16 @@ def find_clock_skew(skeleton: Skeleton, *, min_calls: int = 3) -> pl.DataFrame:
             "caller": clock[skeleton.process[parent]],
             "callee": clock[skeleton.process[rows]],
             "crossing": skeleton.crossing[rows],
+            "early": early,
+            "waited": skeleton.kind[parent] == CLIENT,
+            "late_ns": skeleton.end[rows] - skeleton.end[parent],
             "from_service": skeleton.service_names(skeleton.service[parent]),
             "to_service": skeleton.service_names(skeleton.service[rows]),
         }
     ).join(pairs, on=["caller", "callee"], how="inner", maintain_order="left")
+    # What nobody waits for may end late on any clock.
+    explained = pl.col("late_ns") <= pl.col("skew") + MIN_SKEW_NS
+    table = table.filter(pl.col("waited") | pl.col("early") | explained)
     words = pl.DataFrame(CROSSINGS, schema=["boundary", "_evidence"], orient="row")
     return verdicts(
         table.hstack(take_rows(words, table["crossing"])).with_columns(
@@ -249,11 +279,14 @@ def find_clock_skew(skeleton: Skeleton, *, min_calls: int = 3) -> pl.DataFrame:
             confidence=pl.lit(0.95),
             evidence=pl.concat_list(
                 pl.format(
-                    "the clock of {} is {} ms ahead of that of {} (± {} ms, from {} calls)",
+                    "the clock of {} is {} ms {} that of {} ({}from {} calls)",
                     names.gather(table["callee"]).alias("callee_name"),
-                    (pl.col("skew") / 1e6).round(3),
+                    (pl.col("skew").abs() / 1e6).round(3),
+                    pl.when(pl.col("skew") > 0)
+                    .then(pl.lit("ahead of"))
+                    .otherwise(pl.lit("behind")),
                     names.gather(table["caller"]).alias("caller_name"),
-                    (pl.col("uncertainty") / 1e6).round(3),
+                    pl.format("± {} ms, ", (pl.col("uncertainty") / 1e6).round(3)).fill_null(""),
                     "calls",
                 )
             ),
@@ -277,6 +310,8 @@ def estimate_clock_skew(traces: TraceSet, *, min_calls: int = 3) -> pl.DataFrame
         ``caller_clock``, ``callee_clock`` (host name, or service and instance where hosts are
         not recorded), ``calls``, ``skew_ns`` (callee ahead of caller), ``uncertainty_ns``,
         ``certain``. A pair within what network delay explains is there with ``certain`` false.
+        ``uncertainty_ns`` is null where no client waited for an answer, so that nothing bounds
+        the skew from below.
 
     Raises
     ------
