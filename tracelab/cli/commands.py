@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 import tracelab as tl
+from tracelab import html
 from tracelab.cli import EXIT_INTERRUPTED, EXIT_UNUSABLE, INTERRUPTED, complain
 from tracelab.cli.analyses import compare, investigate, repair, rules, trace
 from tracelab.cli.keeping import compact, info, ingest
@@ -47,6 +48,15 @@ def _front(
 
 def run(arguments: list[str] | None = None) -> int:
     """Run the command line and return its exit code; errors become one line on stderr."""
+    try:
+        code = _run(arguments)
+        sys.stdout.flush()
+    except OSError as error:
+        return _unwritten(error)
+    return code
+
+
+def _run(arguments: list[str] | None) -> int:
     command = typer.main.get_command(app)
     for stream in (sys.stdout, sys.stderr):
         # An ASCII terminal (LANG=C) shows a `?` for an arrow; it is no reason to fail.
@@ -72,10 +82,16 @@ def run(arguments: list[str] | None = None) -> int:
         message = error.format_message() if hasattr(error, "format_message") else str(error)
         complain(f"{message.replace('Value error, ', '').rstrip('.')}; see tracelab --help")
         return EXIT_UNUSABLE
-    except BrokenPipeError:
-        # The reader went away (`| head`); Python would complain again when it closes stdout.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return EXIT_UNUSABLE
     if code == EXIT_INTERRUPTED:
         complain(INTERRUPTED)
     return code if isinstance(code, int) else 0
+
+
+def _unwritten(error: OSError) -> int:
+    """Say that the output could not be written, or what else failed; nothing if nobody reads."""
+    if not isinstance(error, BrokenPipeError):
+        what = html.plain(error.filename) if error.filename else "cannot write the output"
+        complain(f"{what}: {error.strerror or error}")
+    # Python would complain again when it closes stdout.
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return EXIT_UNUSABLE
