@@ -24,9 +24,13 @@ _DEFAULT_KEYS: Final = LiftedKeys()
 
 
 def decode_block(
-    block: Block, *, source: str, first_row: int = 0, keys: LiftedKeys | None = None
+    block: Block,
+    *,
+    source: str | pl.Series,
+    first_row: int = 0,
+    keys: LiftedKeys | None = None,
 ) -> Chunk:
-    """Decode consecutive messages of one source into tables.
+    """Decode messages into tables.
 
     Traces, logs and metrics may be mixed. What cannot be decoded becomes a row of REJECTS
     and costs no more than itself: the message if nothing in it can be read, else the span,
@@ -36,8 +40,8 @@ def decode_block(
     ----------
     block : Block
         Encoded messages.
-    source : str
-        What the column ``source`` says.
+    source : str or pl.Series
+        What the column ``source`` says: of all messages, or message by message.
     first_row : int
         Number of the block's first span within the source.
     keys : LiftedKeys, optional
@@ -76,7 +80,7 @@ def _chunk(
     decoded: Decoded,
     problems: Problems,
     *,
-    source: str,
+    source: str | pl.Series,
     first_row: int,
     keys: LiftedKeys,
 ) -> Chunk:
@@ -121,11 +125,11 @@ def _messages(
     )
 
 
-def _rejects(block: Block, problems: Problems, source: str) -> pl.DataFrame:
+def _rejects(block: Block, problems: Problems, source: str | pl.Series) -> pl.DataFrame:
     return pl.DataFrame(
         [
             (
-                source,
+                source if isinstance(source, str) else source[message],
                 int(block.offsets[message]) + position,
                 None if block.lines is None else int(block.lines[message]),
                 reason,

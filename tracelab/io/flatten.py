@@ -156,6 +156,12 @@ def _envelope(resources: Level, scopes: Level, leaves: Level, problems: Problems
     return by_scope[leaves.parent]
 
 
+def _sources(source: str | pl.Series, level: Level) -> pl.Series:
+    if isinstance(source, str):
+        return pl.repeat(source, len(level), dtype=pl.String, eager=True)
+    return source.gather(level.message)
+
+
 def _table(columns: dict[str, pl.Series], *frames: pl.DataFrame, like: pl.Schema) -> pl.DataFrame:
     everything = dict(columns)
     for frame in frames:
@@ -164,7 +170,7 @@ def _table(columns: dict[str, pl.Series], *frames: pl.DataFrame, like: pl.Schema
 
 
 def flatten_spans(
-    decoded: Spans, *, source: str, first_row: int, keys: LiftedKeys, problems: Problems
+    decoded: Spans, *, source: str | pl.Series, first_row: int, keys: LiftedKeys, problems: Problems
 ) -> Chunk:
     """Build SPANS, EVENTS and LINKS.
 
@@ -172,8 +178,8 @@ def flatten_spans(
     ----------
     decoded : Spans
         Trace messages in levels.
-    source : str
-        What the column ``source`` says.
+    source : str or pl.Series
+        What the column ``source`` says: of all messages, or message by message.
     first_row : int
         Number of the first span within its source.
     keys : LiftedKeys
@@ -218,7 +224,7 @@ def flatten_spans(
         "status_code": _words(plain["status_code"], schema.STATUS_CODES),
         "status_message": _optional(plain["status_message"]),
         "attributes": attribute_texts(spans.attributes),
-        "source": pl.repeat(source, len(spans), dtype=pl.String, eager=True),
+        "source": _sources(source, spans),
         ROW: rows,
     }
     lifted = lift(spans.attributes, keys.span_attributes(), _INTEGERS)
@@ -299,7 +305,7 @@ def _links(level: Level, ids: pl.DataFrame, problems: Problems) -> pl.DataFrame:
 
 
 def flatten_logs(
-    decoded: Logs, *, source: str, keys: LiftedKeys, problems: Problems
+    decoded: Logs, *, source: str | pl.Series, keys: LiftedKeys, problems: Problems
 ) -> pl.DataFrame:
     """Build LOGS.
 
@@ -310,8 +316,8 @@ def flatten_logs(
     ----------
     decoded : Logs
         Log messages in levels; column ``body`` is text.
-    source : str
-        What the column ``source`` says.
+    source : str or pl.Series
+        What the column ``source`` says: of all messages, or message by message.
     keys : LiftedKeys
         Configurable attribute keys.
     problems : Problems
@@ -351,7 +357,7 @@ def flatten_logs(
         "flags": plain["flags"],
         "attributes": attribute_texts(kv),
         "dropped_attributes_count": plain["dropped_attributes_count"],
-        "source": pl.repeat(source, len(logs), dtype=pl.String, eager=True),
+        "source": _sources(source, logs),
         **exception,
         **{column.name: column for column in lift(kv, wanted, _INTEGERS)},
     }
@@ -359,15 +365,17 @@ def flatten_logs(
     return _table(columns, envelope, like=schema.LOGS)
 
 
-def flatten_metrics(decoded: Metrics, *, source: str, problems: Problems) -> pl.DataFrame:
+def flatten_metrics(
+    decoded: Metrics, *, source: str | pl.Series, problems: Problems
+) -> pl.DataFrame:
     """Build METRIC_POINTS.
 
     Parameters
     ----------
     decoded : Metrics
         Metric messages in levels.
-    source : str
-        What the column ``source`` says.
+    source : str or pl.Series
+        What the column ``source`` says: of all messages, or message by message.
     problems : Problems
         Takes what could not be kept.
 
@@ -397,6 +405,6 @@ def flatten_metrics(decoded: Metrics, *, source: str, problems: Problems) -> pl.
         "start_time": _times(points, "start_time", "metric point", problems),
         "time": _times(points, "time", "metric point", problems),
         "attributes": attribute_texts(points.attributes),
-        "source": pl.repeat(source, len(points), dtype=pl.String, eager=True),
+        "source": _sources(source, points),
     }
     return _table(columns, own[points.parent], envelope[points.parent], like=schema.METRIC_POINTS)

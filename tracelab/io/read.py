@@ -1,8 +1,10 @@
 """Exports into a capture."""
 
 import os
+import stat
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import nullcontext
+from pathlib import Path
 from typing import BinaryIO
 
 import polars as pl
@@ -16,6 +18,7 @@ from tracelab.io.discover import Found, find_sources
 from tracelab.io.isolation import IsolatedDecoder
 from tracelab.io.resolve import finalise, gather
 from tracelab.io.source import FORMS, MAX_MESSAGE_BYTES, SourceReader, reject_rows
+from tracelab.io.together import SMALL_BYTES, SmallSources
 from tracelab.traceset import TraceSet
 
 
@@ -112,7 +115,8 @@ def read_traces(
     streams = [each for each in sources if not isinstance(each, str | os.PathLike)]
     entries += [Found(stream, asked_for=True) for stream in streams]
     chunks: list[Chunk] = []
-    ingest: list[pl.DataFrame] = []
+    readers: list[SourceReader] = []
+    small = SmallSources(keys)
     with IsolatedDecoder() if isolate else nullcontext() as decode:
         for entry in entries:
             reader = SourceReader(
@@ -123,17 +127,31 @@ def read_traces(
             try:
                 if entry.problem:
                     raise SourceError(f"{reader.name}: {entry.problem}")
-                chunks += reader.chunks()
+                # What must not end this process is decoded on its own.
+                alone = isolate or not _is_small(entry.path)
+                chunks += reader.chunks() if alone else small.add(reader)
             except SourceError as error:
                 if entry.asked_for:
                     raise
                 chunks.append(skipped_chunk(reader.name, error))
             else:
-                ingest.append(reader.accounting())
+                readers.append(reader)
+    chunks += small.flush()
+    ingest = [reader.accounting() for reader in readers]
     accounting = pl.concat([schema.empty(schema.INGEST), *ingest])
     if not (accounting["form"] != "empty").any():
         raise _nothing_found(chunks)
     return finalise(gather(chunks), ingest=accounting)
+
+
+def _is_small(source: str | os.PathLike[str] | BinaryIO) -> bool:
+    if not isinstance(source, str | os.PathLike) or source == "-":
+        return False
+    try:
+        found = Path(source).stat()
+    except OSError:
+        return False
+    return stat.S_ISREG(found.st_mode) and found.st_size <= SMALL_BYTES
 
 
 def _nothing_found(chunks: list[Chunk]) -> EmptySourceError:

@@ -2,7 +2,7 @@
 
 import os
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -124,11 +124,30 @@ class SourceReader:
         UnknownFormatError
             If its content is no export.
         """
+        yield from self.decoded(self.blocks())
+
+    def decoded(self, blocks: Iterable[Block]) -> Iterator[Chunk]:
+        """Decode blocks of the source, and count what is in them.
+
+        Parameters
+        ----------
+        blocks : iterable of Block
+            What `blocks` gave.
+
+        Yields
+        ------
+        Chunk
+            Tables of one block each; the last one may hold rejects only.
+
+        Raises
+        ------
+        What `blocks` raises.
+        """
         # Rows of a part begin at its first byte: no span is shorter than a byte, so that the
         # rows of all parts of a file stay apart.
         first_row = self._part.start if self._part else 0
         self._intake.n_messages = first_row
-        for block in self.blocks():
+        for block in blocks:
             chunk = self._decode(block, source=self.name, first_row=first_row, keys=self._keys)
             if block.encoding == "json":
                 chunk = self._salvaged(block, chunk, first_row)
@@ -161,6 +180,31 @@ class SourceReader:
             self._file.drain()
             if self._file.failure:
                 self._intake.note(self._file.n_bytes, f"cannot be read on: {self._file.failure}")
+
+    @property
+    def is_damaged(self) -> bool:
+        """Whether something in the blocks read so far could not be cut into messages."""
+        return bool(self._intake.damages)
+
+    def credit(self, messages: int, heights: Mapping[str, int]) -> None:
+        """Count whole messages of this source that were decoded elsewhere.
+
+        Parameters
+        ----------
+        messages : int
+            How many, all of them good.
+        heights : mapping of str to int
+            Rows that came of them, by table.
+
+        Raises
+        ------
+        KeyError
+            If a table is unknown.
+        """
+        self._n_decoded += messages
+        self._n_good += messages
+        for name, height in heights.items():
+            self._heights[name] += height
 
     def accounting(self) -> pl.DataFrame:
         """Return the accounting row of what was read so far.

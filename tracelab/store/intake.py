@@ -17,6 +17,7 @@ from tracelab.io.containers import Damage
 from tracelab.io.decode import LiftedKeys, decode_block
 from tracelab.io.isolation import FATAL, DecodeBlock, IsolatedDecoder, cause_of
 from tracelab.io.source import reject_rows
+from tracelab.io.together import SMALL_BYTES, SmallSources
 from tracelab.store import log
 from tracelab.store.log import Commit, Part, Snapshot, Source
 from tracelab.store.parts import write_batch
@@ -153,17 +154,16 @@ def decode_task(
     decode: DecodeBlock = decode_block,
 ) -> Decoded:
     """Decode pieces into parts; runs in a worker."""
-    decoded = Decoded([], [], {})
-    pending: list[Chunk] = []
     shelf = open_shelf(root)
+    task = _Writing(shelf, n_buckets, keys, decode)
     try:
         for piece in pieces:
-            pending = _decode_piece(shelf, n_buckets, piece, keys, decode, decoded, pending)
-        _flush(shelf, n_buckets, decoded, pending)
+            task.take(piece)
+        task.finish()
     except BaseException:
-        discard(open_shelf(root), decoded.batches)
+        discard(open_shelf(root), task.decoded.batches)
         raise
-    return decoded
+    return task.decoded
 
 
 def decode_with_care(
@@ -178,41 +178,74 @@ def decode_with_care(
         return decode_task(root, n_buckets, pieces, keys, isolated)
 
 
-def _decode_piece(
-    root: Shelf,
-    n_buckets: int,
-    piece: Piece,
-    keys: LiftedKeys | None,
-    decode: DecodeBlock,
-    decoded: Decoded,
-    pending: list[Chunk],
-) -> list[Chunk]:
-    if piece.is_tail and pending:
-        _flush(root, n_buckets, decoded, pending)
-        pending = []
-    reader = SourceReader(piece.path, name=piece.name, keys=keys, part=piece.part, decode=decode)
-    try:
-        for chunk in reader.chunks():
+class _Writing:
+    """Decodes the pieces of a task, and writes what has piled up."""
+
+    def __init__(
+        self, root: Shelf, n_buckets: int, keys: LiftedKeys | None, decode: DecodeBlock
+    ) -> None:
+        self.decoded = Decoded([], [], {})
+        self._root, self._n_buckets = root, n_buckets
+        self._keys, self._decode = keys, decode
+        self._pending: list[Chunk] = []
+        # With care, each message is decoded so that its own failure costs no other.
+        self._small = SmallSources(keys) if decode is decode_block else None
+        self._waiting: list[tuple[Piece, SourceReader]] = []
+
+    def take(self, piece: Piece) -> None:
+        """Decode a piece, or put it aside to be decoded with others."""
+        if piece.is_tail:
+            self.finish()
+        reader = SourceReader(
+            piece.path, name=piece.name, keys=self._keys, part=piece.part, decode=self._decode
+        )
+        together = self._small is not None and not piece.is_tail and _size(piece) <= SMALL_BYTES
+        try:
+            chunks = self._small.add(reader) if together and self._small else reader.chunks()
+            self._keep(chunks, whole=piece.is_tail)
+        except SourceError as error:
+            if piece.asked_for:
+                raise
+            self._pending.append(skipped_chunk(piece.path, error))
+            self.decoded.accounts.append(Account(piece.path, None))
+            return
+        self._waiting.append((piece, reader))
+        if piece.is_tail:
+            before = len(self.decoded.batches)
+            self.finish()
+            if len(self.decoded.batches) > before:
+                self.decoded.tails[piece.path] = before
+
+    def finish(self) -> None:
+        """Write what there is, and account for it."""
+        if self._small is not None:
+            self._keep(self._small.flush())
+        for piece, reader in self._waiting:
+            row = reader.accounting().to_dicts()[0]
+            self.decoded.accounts.append(Account(piece.path, row, piece.is_tail))
+        self._waiting = []
+        self._write()
+
+    def _keep(self, chunks: Iterable[Chunk], *, whole: bool = False) -> None:
+        for chunk in chunks:
             renew_time()
-            pending.append(chunk)
-            if _is_full(pending) and not piece.is_tail:
-                _flush(root, n_buckets, decoded, pending)
-                pending = []
-    except SourceError as error:
-        if piece.asked_for:
-            raise
-        pending.append(skipped_chunk(piece.path, error))
-        decoded.accounts.append(Account(piece.path, None))
-        return pending
-    row = reader.accounting().to_dicts()[0]
-    decoded.accounts.append(Account(piece.path, row, piece.is_tail))
-    if piece.is_tail:
-        before = len(decoded.batches)
-        _flush(root, n_buckets, decoded, pending)
-        if len(decoded.batches) > before:
-            decoded.tails[piece.path] = before
-        return []
-    return pending
+            self._pending.append(chunk)
+            if not whole and _is_full(self._pending):
+                self._write()
+
+    def _write(self) -> None:
+        if self._pending:
+            _flush(self._root, self._n_buckets, self.decoded, self._pending)
+            self._pending = []
+
+
+def _size(piece: Piece) -> int:
+    if piece.part is not None:
+        return piece.part.end - piece.part.start
+    try:
+        return Path(piece.path).stat().st_size
+    except OSError:
+        return SMALL_BYTES + 1
 
 
 def _is_full(chunks: list[Chunk]) -> bool:
