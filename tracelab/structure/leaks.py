@@ -86,39 +86,45 @@ def _doubts(skeleton: Skeleton) -> pl.DataFrame:
     parent = skeleton.parent[rows]
     near = ~FAR[skeleton.crossing[rows]] & skeleton.timed[rows] & skeleton.timed[parent]
     rows, parent = rows[near & (rows != parent)], parent[near & (rows != parent)]
-    op, parent_op = skeleton.op[rows], skeleton.op[parent]
-    spans_of = np.bincount(skeleton.op, minlength=1)
     late_ns = skeleton.start[rows] - skeleton.end[parent]
-    late = late_ns > 0
+    inside = skeleton.end[rows] <= skeleton.end[parent]
     request = np.isin(rows, _where_ids_change(skeleton, "request", rows), assume_unique=True)
     tenant = np.isin(rows, _where_ids_change(skeleton, "tenant", rows), assume_unique=True)
+    op, parent_op = skeleton.op[rows], skeleton.op[parent]
+    ops = skeleton.ops.height
+    n_op = np.bincount(op, minlength=ops)
+    of_op = {
+        name: np.bincount(op, weights=marks, minlength=ops) / np.maximum(n_op, 1)
+        for name, marks in (("late", late_ns > 0), ("request", request), ("tenant", tenant))
+    }
+    pair = op * ops + parent_op
+    keep = _may_be_odd(pair, n_op[op], odd=request | tenant | ~inside | (late_ns > 0))
+    rows, parent, op, parent_op = rows[keep], parent[keep], op[keep], parent_op[keep]
     table = pl.DataFrame(
         {
             "row": rows,
             "parent": parent,
             "op": op,
-            "parent_op": parent_op,
-            "callers": spans_of[parent_op],
+            "pair": pair[keep],
+            "callers": np.bincount(skeleton.op, minlength=ops)[parent_op],
             "start": skeleton.start[rows],
             "gap": skeleton.start[rows] - skeleton.start[parent],
-            "late": late,
-            "late_ms": late_ns / 1e6,
+            "late": late_ns[keep] > 0,
+            "late_ms": late_ns[keep] / 1e6,
+            "request": request[keep],
+            "tenant": tenant[keep],
+            "inside": inside[keep],
+            "n_op": n_op[op],
+            "late_op": of_op["late"][op],
+            "request_op": of_op["request"][op],
+            "tenant_op": of_op["tenant"][op],
         }
     ).with_columns(
-        request=pl.Series(request),
-        tenant=pl.Series(tenant),
-        inside=pl.Series(skeleton.end[rows] <= skeleton.end[parent]),
-    )
-    table = table.with_columns(
-        n_op=pl.len().over("op"),
         rank=pl.col("start").rank("ordinal").over("parent", "op"),
         calls=pl.len().over("parent", "op"),
-        n_pair=pl.len().over("op", "parent_op"),
-        inside_pair=pl.col("inside").sum().over("op", "parent_op"),
-        late_pair=pl.col("late").sum().over("op", "parent_op"),
-        late_op=pl.col("late").sum().over("op"),
-        request_op=pl.col("request").mean().over("op"),
-        tenant_op=pl.col("tenant").mean().over("op"),
+        n_pair=pl.len().over("pair"),
+        inside_pair=pl.col("inside").sum().over("pair"),
+        late_pair=pl.col("late").sum().over("pair"),
     )
     common = pl.col("n_op") >= MIN_USUAL
     strange = common & (pl.col("n_pair") <= RARE * pl.col("n_op"))
@@ -126,38 +132,38 @@ def _doubts(skeleton: Skeleton) -> pl.DataFrame:
     strange &= pl.col("n_pair") <= SELDOM * pl.col("callers")
     # A rare call that comes again and always fits into its caller is a code path.
     strange &= (pl.col("n_pair") < 5) | (pl.col("inside_pair") < pl.col("n_pair"))
-    rare_late = common & pl.col("late") & (pl.col("late_op") <= RARE * pl.col("n_op"))
+    rare_late = common & pl.col("late") & (pl.col("late_op") <= RARE)
     # A pair that is always late is a pattern of its own, however rare its operation makes it.
     rare_late &= (pl.col("late_pair") <= 0.2 * pl.col("n_pair")) | strange
     # Where work outlives its parent now and then nobody waits for it, and a late start is the
     # tail of its hand-over, unless it is later than any such work in time.
-    outlives = (~pl.col("inside") & ~pl.col("late")).sum().over("op", "parent_op")
-    usual = pl.col("gap").filter(~pl.col("late")).quantile(0.995).over("op", "parent_op")
+    outlives = (~pl.col("inside") & ~pl.col("late")).sum().over("pair")
+    usual = pl.col("gap").filter(~pl.col("late")).quantile(0.995).over("pair")
     waited = outlives <= pl.max_horizontal(1.0, 0.005 * pl.col("n_pair"))
     seldom = (outlives <= 0.1 * pl.col("n_pair")) & (pl.col("gap") > usual).fill_null(value=True)
     seldom &= ~_is_tail()
     rare_late &= waited | seldom | strange
     # A second call that outlives its parent is no retry, for which the parent would wait: it
     # may be a worker's that still holds the context of its first request.
-    number = pl.col("calls").median().over("op", "parent_op")
+    number = pl.col("calls").median().over("pair")
     crowd = (pl.col("rank") > number) & ~pl.col("inside")
-    regular = (pl.col("calls") == number).mean().over("op", "parent_op") >= 0.6
+    regular = (pl.col("calls") == number).mean().over("pair") >= 0.6
     crowded = common & crowd & regular
     # What starts in its parent's time is no leak where the regular last call outlives it as well,
     # nor where it starts together with a sibling: a race has losers.
     last = (pl.col("rank") == number) & (pl.col("calls") == number)
-    outlive = (last & ~pl.col("inside")).sum().over("op", "parent_op")
-    common_to_outlive = outlive > SELDOM * last.sum().over("op", "parent_op")
+    outlive = (last & ~pl.col("inside")).sum().over("pair")
+    common_to_outlive = outlive > SELDOM * last.sum().over("pair")
     step = pl.col("start").diff().over("parent", "op", order_by="start")
     together = (step <= _TOLERANCE_NS).fill_null(value=False)
     crowded &= pl.col("late") | ~(common_to_outlive | together)
-    crowded &= crowd.sum().over("op", "parent_op") <= CROWDED * pl.col("n_pair")
+    crowded &= crowd.sum().over("pair") <= CROWDED * pl.col("n_pair")
     # A context that was never given back gathers all later calls under one old parent, until they
     # are most of the operation; that parents usually have fewer is told by the parents alone.
     of_parents = pl.col("calls").filter(pl.col("rank") == 1)
-    usual_number = of_parents.median().over("op", "parent_op")
-    alike = (of_parents == of_parents.median()).mean().over("op", "parent_op") >= 0.6
-    alike &= of_parents.len().over("op", "parent_op") >= HOARD
+    usual_number = of_parents.median().over("pair")
+    alike = (of_parents == of_parents.median()).mean().over("pair") >= 0.6
+    alike &= of_parents.len().over("pair") >= HOARD
     gathered = pl.col("late").sum().over("parent", "op")
     crowded |= pl.col("late") & alike & (gathered >= HOARD * usual_number)
     doubts = (
@@ -179,17 +185,29 @@ def _doubts(skeleton: Skeleton) -> pl.DataFrame:
     return doubts.filter(~above | pl.col("strange") | pl.col("late") | pl.col("crowded"))
 
 
+def _may_be_odd(pair: Ints, n_op: Ints, *, odd: Bools) -> Bools:
+    """Tell which calls are of a kind (operation and its caller's) that something is odd about.
+
+    Most kinds always lie within their caller; what would be looked at in them takes seconds at
+    tens of millions.
+    """
+    codes, kind = np.unique(pair, return_inverse=True)
+    count = np.bincount(kind, minlength=codes.size)
+    any_odd = np.bincount(kind, weights=odd, minlength=codes.size) > 0
+    found: Bools = any_odd[kind] | (count[kind] <= RARE * n_op)
+    return found
+
+
 def _is_tail() -> pl.Expr:
     """Whether so late a start continues what happens just before the parent's end.
 
     Delays grow rarer as they grow longer: as many calls start shortly before the end as shortly
     behind it, and none later behind it than most start before it.
     """
-    pair = ("op", "parent_op")
     near = pl.col("late_ms").abs()
-    before = (~pl.col("late")).cum_sum().over(*pair, order_by=near)
-    behind = pl.col("late").cum_sum().over(*pair, order_by=near)
-    slack = (-pl.col("late_ms")).filter(~pl.col("late")).median().over(*pair)
+    before = (~pl.col("late")).cum_sum().over("pair", order_by=near)
+    behind = pl.col("late").cum_sum().over("pair", order_by=near)
+    slack = (-pl.col("late_ms")).filter(~pl.col("late")).median().over("pair")
     return ((before + 1 >= behind) & (pl.col("late_ms") <= slack)).fill_null(value=False)
 
 
