@@ -4,6 +4,7 @@ Here stands only what must be there before anything is imported, so that Ctrl-C 
 line from the first moment on.
 """
 
+import contextlib
 import importlib
 import os
 import signal
@@ -46,7 +47,10 @@ def complain(message: str) -> None:
     """Print a message as the program's one line on stderr."""
     from tracelab import html
 
-    print(f"tracelab: {html.plain(message, limit=2000)}", file=sys.stderr)
+    # Where nobody can be told, the exit code still tells.
+    with contextlib.suppress(OSError):
+        if sys.stderr is not None:
+            print(f"tracelab: {html.plain(message, limit=2000)}", file=sys.stderr, flush=True)
 
 
 def _stop(number: int, frame: FrameType | None) -> None:

@@ -3,7 +3,7 @@
 import io
 import os
 import sys
-from typing import Annotated
+from typing import Annotated, Any, Final
 
 import typer
 
@@ -48,11 +48,20 @@ def _front(
 
 def run(arguments: list[str] | None = None) -> int:
     """Run the command line and return its exit code; errors become one line on stderr."""
+    if sys.stdout is None:
+        complain("cannot write the output: standard output is closed")
+        return EXIT_UNUSABLE
+    if sys.stdout is sys.__stdout__:
+        sys.stdout = _watched(sys.stdout)
     try:
         code = _run(arguments)
+        # What is still buffered would fail only when Python ends.
         sys.stdout.flush()
     except OSError as error:
-        return _unwritten(error)
+        return _stopped(error)
+    except SystemExit:
+        # So rich goes where nobody reads any more; its 1 would mean findings.
+        return EXIT_UNUSABLE
     return code
 
 
@@ -87,11 +96,43 @@ def _run(arguments: list[str] | None) -> int:
     return code if isinstance(code, int) else 0
 
 
-def _unwritten(error: OSError) -> int:
-    """Say that the output could not be written, or what else failed; nothing if nobody reads."""
+class _Output(io.FileIO):
+    """Standard output that says of its errors that they are its own."""
+
+    def write(self, text: Any, /) -> int:
+        try:
+            return super().write(text)
+        except OSError as error:
+            error.filename = _OUTPUT
+            raise
+
+
+_OUTPUT: Final = "<stdout>"
+
+
+def _watched(stream: Any) -> Any:
+    try:
+        number = stream.fileno()
+    except (AttributeError, OSError, ValueError):
+        return stream
+    stream.flush()
+    return io.TextIOWrapper(
+        io.BufferedWriter(_Output(number, "wb", closefd=False)),
+        encoding=stream.encoding,
+        errors="replace",
+        line_buffering=stream.isatty(),
+    )
+
+
+def _stopped(error: OSError) -> int:
+    """Say what the system refused; nothing if it was the output and nobody reads it any more."""
+    why = error.strerror or str(error)
+    if error.filename != _OUTPUT:
+        what = html.plain(error.filename) if error.filename else "cannot read or write"
+        complain(f"{what}: {why}")
+        return EXIT_UNUSABLE
     if not isinstance(error, BrokenPipeError):
-        what = html.plain(error.filename) if error.filename else "cannot write the output"
-        complain(f"{what}: {error.strerror or error}")
+        complain(f"cannot write the output: {why}")
     # Python would complain again when it closes stdout.
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return EXIT_UNUSABLE
