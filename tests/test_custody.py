@@ -11,8 +11,9 @@ from exports import as_json, framed, trace_request, zstd_frames
 from polars.testing import assert_frame_equal
 
 import tracelab as tl
+from tracelab.cli import run
 from tracelab.exceptions import SourceError, UnknownTraceError
-from tracelab.export.custody import verify_case
+from tracelab.export.custody import absent_sources, verify_case
 
 
 def requests():
@@ -151,6 +152,22 @@ def test_a_missing_file_and_an_altered_source_are_named(case):
     source.write_bytes(whole)
     assert set(problems["path"]) == {"report.html", str(source)}
     assert isinstance(problems, pl.DataFrame)
+
+
+def test_a_source_that_is_not_there_is_said_to_be_unchecked(case, capsys):
+    source = case / "export.jsonl"
+    assert run(["verify", str(case / "out")]) == 0
+    assert "every source is what was read" in capsys.readouterr().out
+    moved = source.rename(case / "elsewhere.jsonl")
+    try:
+        assert verify_case(case / "out").height == 0
+        assert absent_sources(case / "out") == ([str(source)], 1)
+        assert run(["verify", str(case / "out")]) == 0
+        assert f"1 of 1 sources not checked, as no file is there: {source}" in (
+            capsys.readouterr().out.replace("\n", "")
+        )
+    finally:
+        moved.rename(source)
 
 
 def test_a_folder_without_manifest_is_told(tmp_path):

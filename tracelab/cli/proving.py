@@ -8,6 +8,7 @@ import typer
 import tracelab as tl
 from tracelab import html
 from tracelab.cli.screen import EXIT_FINDINGS, guarded, open_capture, print_table, progress
+from tracelab.export.custody import absent_sources
 from tracelab.export.redaction import Redactor
 
 
@@ -50,4 +51,13 @@ def verify(
         print(f"{html.plain(path)}: {html.plain(problem)}")
     if problems.height:
         raise typer.Exit(EXIT_FINDINGS)
-    print("every file of the case is as it was written; sources that are there are what was read")
+    absent, n_sources = absent_sources(out)
+    print(f"every file of the case is as it was written; {_sources_checked(absent, n_sources)}")
+
+
+def _sources_checked(absent: list[str], n_sources: int) -> str:
+    if not absent:
+        return "every source is what was read"
+    few = ", ".join(html.plain(name) for name in absent[:3])
+    more = f" and {len(absent) - 3} more" if len(absent) > 3 else ""
+    return f"{len(absent)} of {n_sources} sources not checked, as no file is there: {few}{more}"

@@ -44,6 +44,9 @@ def render_manifest(out: Path, names: Iterable[str], provenance: Mapping[str, An
 def verify_case(out: str | Path) -> pl.DataFrame:
     """Check every file of a written case, and the sources where they are still there.
 
+    A source that is not there under the name in the manifest (elsewhere, a stream, or its name
+    masked) is not checked: see `absent_sources`.
+
     Parameters
     ----------
     out : str or Path
@@ -74,6 +77,31 @@ def verify_case(out: str | Path) -> pl.DataFrame:
     for source in manifest.get("provenance", {}).get("sources", []):
         problems += _source_problem(source)
     return _problems(problems)
+
+
+def absent_sources(out: str | Path) -> tuple[list[str], int]:
+    """List the sources of a case that `verify_case` cannot check.
+
+    Parameters
+    ----------
+    out : str or Path
+        Folder that `Investigation.write` wrote.
+
+    Returns
+    -------
+    list of str
+        Names, as the manifest has them, under which there is no file here.
+    int
+        How many sources the case has in all.
+
+    Raises
+    ------
+    SourceError
+        If there is no manifest, or it cannot be read.
+    """
+    told = _manifest(Path(out)).get("provenance", {}).get("sources", [])
+    names = [str(source.get("source")) for source in told]
+    return [name for name in names if not Path(name).is_file()], len(names)
 
 
 def _manifest(folder: Path) -> dict[str, Any]:

@@ -363,7 +363,8 @@ class TraceStore:
     def verify(self) -> pl.DataFrame:
         """Check every byte of every part, and the sums of the log.
 
-        The log itself was checked when it was read.
+        The log itself was checked when it was read. Files that no commit names (replaced by
+        `compact`, or left by an ingest that was killed) are never read, and not checked.
 
         Returns
         -------
