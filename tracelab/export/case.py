@@ -1,5 +1,6 @@
 """A case as a folder: findings, tables, rules, report."""
 
+import io
 import json
 import os
 import platform
@@ -68,7 +69,7 @@ def write_case(case: Case, out: Path) -> Path:
     try:
         out.mkdir(parents=True, exist_ok=True)
         for name, table in case.tables.items():
-            _replace(out / f"{name}.parquet", lambda path, t=table: t.write_parquet(path))
+            _replace(out / f"{name}.parquet", lambda path, t=table: path.write_bytes(_parquet(t)))
         texts = {
             "findings.json": render_findings_json(
                 case.findings,
@@ -135,6 +136,13 @@ def write_rules(rules: Sequence[WarningRule], red: pl.DataFrame, out: Path) -> P
     for name, text in zip(RULE_FILES, texts, strict=True):
         _replace(out / name, lambda path, t=text: path.write_text(t, encoding="utf-8"))
     return out
+
+
+def _parquet(table: pl.DataFrame) -> memoryview:
+    # Written by polars itself, a full disk would be an error of polars and not of the system.
+    whole = io.BytesIO()
+    table.write_parquet(whole)
+    return whole.getbuffer()
 
 
 def _replace(target: Path, write: Any) -> None:

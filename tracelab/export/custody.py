@@ -67,13 +67,17 @@ def verify_case(out: str | Path) -> pl.DataFrame:
     told = manifest.get("outputs")
     if not isinstance(told, dict) or manifest.pop(_OWN, None) != _digest(manifest):
         return _problems([(MANIFEST, "changed: its digest does not match what it says")])
-    there = _outputs(folder, told)
-    problems = [(name, "missing") for name in told.keys() - there.keys()]
-    problems += [
-        (name, "changed: not the bytes that were written")
-        for name in told.keys() & there.keys()
-        if told[name] != there[name]
-    ]
+    problems = []
+    for name, facts in told.items():
+        try:
+            there = _outputs(folder, [name])
+        except OSError:
+            problems.append((name, "cannot be read"))
+            continue
+        if not there:
+            problems.append((name, "missing"))
+        elif there[name] != facts:
+            problems.append((name, "changed: not the bytes that were written"))
     for source in manifest.get("provenance", {}).get("sources", []):
         problems += _source_problem(source)
     return _problems(problems)
