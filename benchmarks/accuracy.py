@@ -351,6 +351,7 @@ def render(title: str, tally: Tally) -> list[str]:
     legal = truth.filter(pl.col("kind") == "legal")
     called = claims.filter(pl.col("legal").is_not_null() & ~pl.col("hit"))
     letter = counted.filter(pl.col("hit") & (pl.col("boundary") != "unknown"))
+    letter = letter.filter(pl.col("kind") != "clock_skew")
     letter = letter.filter(pl.col("found_boundary") != "unknown")
     exact = (letter["boundary"] == letter["found_boundary"]).sum()
     lines += [
@@ -365,6 +366,8 @@ def render(title: str, tally: Tally) -> list[str]:
 def _words(name: str, counted: pl.DataFrame) -> list[str]:
     """How often cause or boundary were right, over hits with evidence."""
     hits = counted.filter(pl.col("hit") & (pl.col(name) != "unknown"))
+    if name == "boundary":
+        hits = hits.filter(pl.col("kind") != "clock_skew")
     lines = [
         f"| {name} | right of those given | the same, where there is evidence "
         "| unknown, where there is evidence |",

@@ -136,21 +136,24 @@ def _unanswered(plot: Plot, kept: Flags) -> npt.NDArray[np.int64]:
 def _call_rows(plot: Plot, calls: npt.NDArray[np.int64], shown: Flags) -> pl.DataFrame:
     """Write a call whose server span was lost.
 
-    Observable where that call's operation is still answered in at least half of its other
-    cases (and in three): the capture itself says that a server span belongs here. A sampler
+    Observable where calls of that operation to that service are still answered in at least half
+    of the cases (and in three): the capture itself says that a server span belongs here. A sampler
     decides by trace id, so three answers are enough there, whatever their share. Where
     orphans below the lost span tell of it too, the row is a cascade of theirs.
     """
     rows, gone = calls[:, 0], calls[:, 1]
-    answered = np.zeros(plot.n, bool)
-    server = np.flatnonzero((plot.kind == "SERVER") & (plot.up >= 0) & (plot.lost == 0))
-    answered[plot.up[server]] = True
-    client = (plot.kind == "CLIENT") & (plot.lost == 0)
-    many = np.bincount(plot.op[client], minlength=int(plot.op.max(initial=0)) + 1)
-    good = np.bincount(plot.op[client & answered], minlength=len(many))
-    usual = (good >= _SAME_PATTERN) & (2 * good >= many)
+    server = np.flatnonzero((plot.kind == "SERVER") & (plot.up >= 0))
+    server = server[(plot.kind[plot.up[server]] == "CLIENT") & (plot.lost[plot.up[server]] == 0)]
+    # One name, `GET` say, may go to several services, of which one exports nothing at all.
+    _, service = np.unique(plot.service, return_inverse=True)
+    peers = int(service.max(initial=0)) + 1
+    hop = plot.op[plot.up[server]] * peers + service[server]
+    asked = plot.op[rows] * peers + service[gone]
+    size = int(max(hop.max(initial=0), asked.max(initial=0))) + 1
+    many = np.bincount(hop, minlength=size)
+    good = np.bincount(hop[plot.lost[server] == 0], minlength=size)
     by_id = np.array([cause == "sampled_out" for cause, _ in plot.losses])[plot.lost[gone]]
-    usual_here = usual[plot.op[rows]] | (by_id & (good >= _SAME_PATTERN)[plot.op[rows]])
+    usual_here = (good >= _SAME_PATTERN)[asked] & ((2 * good >= many)[asked] | by_id)
     table = _loss_rows(plot, "missing_server", rows, gone, shows=usual_here)
     cascade = pl.Series(shown[gone], dtype=pl.Boolean)
     return table.with_columns(
