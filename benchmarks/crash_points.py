@@ -140,7 +140,7 @@ def points(command):
     command.prepare()
     command.run("-e", f"trace={','.join(CALLS)}")
     seen = Counter()
-    below = re.compile(rf'({re.escape(str(command.place))}[^">]*)')
+    below = re.compile(rf'["<]({re.escape(str(command.place))}[^">\s\\]*)[">]')
     for line in (command.scratch / "calls").read_text(errors="replace").splitlines():
         call, where = re.match(r"(\d+) +(\w+)\(", line), below.search(line)
         if call and where:
