@@ -205,3 +205,57 @@ def test_a_caller_that_goes_on_beside_its_child_may_have_called_as_well(waits, s
     assert set(found["proposed_span_id"]) == {span_id(2)}
     assert (found["proposed_confidence"] >= 0.8).all() == sure
     assert (found["proposed_confidence"] >= 0.8).any() == sure
+
+
+@pytest.mark.parametrize("consumers", [1, 2])
+def test_messages_that_wait_longer_than_their_sender_works_are_found(consumers):
+    rng = np.random.default_rng(8)
+    capture = Capture()
+    for number, at in enumerate(arrivals(7, every=400.0)):
+        capture.span(number, 1, name="POST /buy", kind="SERVER", start=at, duration=6, service="s")
+        capture.span(
+            number,
+            2,
+            1,
+            name="orders publish",
+            kind="PRODUCER",
+            start=at + 2,
+            duration=1,
+            service="s",
+            messaging_destination="orders",
+        )
+        for group in range(consumers):
+            capture.span(
+                1000 * (group + 1) + number,
+                5,
+                name=f"orders process {group}",
+                kind="CONSUMER",
+                start=at + 60 + rng.uniform(0, 30),
+                duration=3,
+                service=f"mail{group}",
+                messaging_destination="orders",
+            )
+    found = detached(capture)
+    assert found.height >= 0.95 * N * consumers
+    assert set(found["proposed_span_id"].drop_nulls()) == {span_id(2)}
+
+
+def test_messages_of_others_are_no_detached_roots():
+    rng = np.random.default_rng(9)
+    capture = Capture()
+    for number, at in enumerate(arrivals(7, every=400.0)):
+        topic = {"messaging_destination": "orders"}
+        capture.span(
+            number, 2, name="orders publish", kind="PRODUCER", start=at, service="s", **topic
+        )
+        away = rng.uniform(0, N * 400.0)
+        capture.span(
+            1000 + number,
+            5,
+            name="orders process",
+            kind="CONSUMER",
+            start=away,
+            service="m",
+            **topic,
+        )
+    assert detached(capture).height == 0

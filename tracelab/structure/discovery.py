@@ -47,6 +47,9 @@ MAX_TRIED: Final = 10
 _LATELY_NS: Final = 20_000_000
 """A caller that ended this long ago may still have handed the work over."""
 
+_QUEUED_NS: Final = 30_000_000_000
+"""A message may wait this long before it is taken up."""
+
 _SAMPLE: Final = 1_500
 _BUDGET: Final = 600_000
 """Pairs to count per class, moved ones included."""
@@ -119,6 +122,10 @@ def discover_callers(
     for code, rows in candidates:
         durations = skeleton.end[rows] - skeleton.start[rows]
         window = int(np.quantile(durations, 0.99) * 1.2) + _LATELY_NS
+        if int(skeleton.kind[rows[0]]) == PRODUCER:
+            # How long a message waits, no span of its sender tells.
+            first, last = skeleton.window
+            window = max(window, min(_QUEUED_NS, (last - first) // 10))
         group = CallerClass(code, rows, None, window)
         suspect = _weigh(skeleton, callees, group, local=local, tolerance_ns=tolerance_ns)
         if suspect is not None:
