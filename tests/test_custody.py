@@ -4,6 +4,8 @@ import gzip
 import json
 import random
 import re
+import sys
+from pathlib import Path
 
 import polars as pl
 import pytest
@@ -14,6 +16,9 @@ import tracelab as tl
 from tracelab.cli import run
 from tracelab.exceptions import SourceError, UnknownTraceError
 from tracelab.export.custody import absent_sources, verify_case
+
+sys.path.append(str(Path(__file__).parents[1] / "benchmarks"))
+from pointers import resolve_all
 
 
 def requests():
@@ -75,6 +80,12 @@ def test_a_store_resolves_its_spans_too(tmp_path):
     row = store.read().spans.sample(1, seed=1)
     found = tl.evidence(store, row["trace_id"].item(), row["span_id"].item())
     assert_frame_equal(found.span, row)
+
+
+def test_random_spans_of_the_sample_and_of_a_synthetic_capture_resolve(tmp_path):
+    tried, wrong = resolve_all(tmp_path, n_spans=30, seed=5)
+    assert sum(tried.values()) == 30
+    assert wrong == []
 
 
 def test_a_file_that_has_grown_still_proves_what_was_read(tmp_path):
