@@ -15,6 +15,7 @@ from polars.testing import assert_frame_equal
 import tracelab as tl
 from tracelab.cli import run
 from tracelab.exceptions import SourceError, UnknownTraceError
+from tracelab.export import custody
 from tracelab.export.custody import absent_sources, verify_case
 
 sys.path.append(str(Path(__file__).parents[1] / "benchmarks"))
@@ -168,7 +169,7 @@ def test_a_missing_file_and_an_altered_source_are_named(case):
 def test_a_source_that_is_not_there_is_said_to_be_unchecked(case, capsys):
     source = case / "export.jsonl"
     assert run(["verify", str(case / "out")]) == 0
-    assert "every source is what was read" in capsys.readouterr().out
+    assert "1 of 1 sources checked" in capsys.readouterr().out
     moved = source.rename(case / "elsewhere.jsonl")
     try:
         assert verify_case(case / "out").height == 0
@@ -177,8 +178,37 @@ def test_a_source_that_is_not_there_is_said_to_be_unchecked(case, capsys):
         assert f"1 of 1 sources not checked, as no file is there: {source}" in (
             capsys.readouterr().out.replace("\n", "")
         )
+        report = case / "out" / "report.html"
+        text = report.read_bytes()
+        report.write_bytes(text + b" ")
+        assert run(["verify", str(case / "out")]) == 1
+        report.write_bytes(text)
+        named, unchecked = capsys.readouterr().out.splitlines()
+        assert named.startswith("report.html: changed")
+        assert unchecked.startswith("1 of 1 sources not checked")
     finally:
         moved.rename(source)
+
+
+@pytest.mark.parametrize(
+    "provenance",
+    [
+        3,
+        [],
+        {"sources": 3},
+        {"sources": [3, {}]},
+        {"sources": [{"source": "x" * 9000, "bytes": "y"}]},
+    ],
+)
+def test_a_manifest_of_another_shape_is_no_reason_to_fail(tmp_path, provenance):
+    body = {"outputs": {"x" * 9000: 1, "\0": {}}, "provenance": provenance}
+    (tmp_path / "manifest.json").write_text(
+        json.dumps({**body, "manifest_sha256": custody._digest(body)})
+    )
+    assert set(verify_case(tmp_path)["problem"]) == {"missing"}
+    assert run(["verify", str(tmp_path)]) == 1
+    (tmp_path / "manifest.json").write_text("[" * 100_000)
+    assert verify_case(tmp_path)["path"].to_list() == ["manifest.json"]
 
 
 def test_a_folder_without_manifest_is_told(tmp_path):

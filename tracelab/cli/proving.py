@@ -49,15 +49,18 @@ def verify(
     problems = tl.verify_case(out)
     for path, problem in problems.iter_rows():
         print(f"{html.plain(path)}: {html.plain(problem)}")
+    checked = _sources_checked(*absent_sources(out))
     if problems.height:
+        print(checked)
         raise typer.Exit(EXIT_FINDINGS)
-    absent, n_sources = absent_sources(out)
-    print(f"every file of the case is as it was written; {_sources_checked(absent, n_sources)}")
+    print(f"every file of the case is as it was written; {checked}")
 
 
 def _sources_checked(absent: list[str], n_sources: int) -> str:
+    if not n_sources:
+        return "it names no source that could be checked"
     if not absent:
-        return "every source is what was read"
+        return f"{n_sources} of {n_sources} sources checked"
     few = ", ".join(html.plain(name) for name in absent[:3])
     more = f" and {len(absent) - 3} more" if len(absent) > 3 else ""
     return f"{len(absent)} of {n_sources} sources not checked, as no file is there: {few}{more}"

@@ -78,7 +78,7 @@ def verify_case(out: str | Path) -> pl.DataFrame:
             problems.append((name, "missing"))
         elif there[name] != facts:
             problems.append((name, "changed: not the bytes that were written"))
-    for source in manifest.get("provenance", {}).get("sources", []):
+    for source in _sources(manifest):
         problems += _source_problem(source)
     return _problems(problems)
 
@@ -103,9 +103,8 @@ def absent_sources(out: str | Path) -> tuple[list[str], int]:
     SourceError
         If there is no manifest, or it cannot be read.
     """
-    told = _manifest(Path(out)).get("provenance", {}).get("sources", [])
-    names = [str(source.get("source")) for source in told]
-    return [name for name in names if not Path(name).is_file()], len(names)
+    names = [str(source.get("source")) for source in _sources(_manifest(Path(out)))]
+    return [name for name in names if not _is_there(Path(name))], len(names)
 
 
 def _manifest(folder: Path) -> dict[str, Any]:
@@ -120,16 +119,30 @@ def _manifest(folder: Path) -> dict[str, Any]:
         return {}
     try:
         found = json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         return {}
     return found if isinstance(found, dict) else {}
+
+
+def _sources(manifest: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return what a manifest says of its sources; whoever wrote it may have written anything."""
+    provenance = manifest.get("provenance")
+    told = provenance.get("sources") if isinstance(provenance, dict) else None
+    return [each for each in told if isinstance(each, dict)] if isinstance(told, list) else []
+
+
+def _is_there(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except OSError:
+        return False
 
 
 def _outputs(folder: Path, names: Iterable[str]) -> dict[str, dict[str, Any]]:
     found = {}
     for name in names:
         path = folder / name
-        if path.is_file():
+        if _is_there(path):
             with path.open("rb") as file:
                 digest = hashlib.file_digest(file, "sha256").hexdigest()
                 found[name] = {"sha256": digest, "bytes": file.tell()}
@@ -139,9 +152,10 @@ def _outputs(folder: Path, names: Iterable[str]) -> dict[str, dict[str, Any]]:
 def _source_problem(source: Mapping[str, Any]) -> list[tuple[str, str]]:
     """Name a source that is there with other bytes; one that is elsewhere proves nothing."""
     path = Path(str(source.get("source")))
-    if not path.is_file():
+    if not _is_there(path):
         return []
-    digest, left = hashlib.sha256(), int(source.get("bytes") or 0)
+    size = source.get("bytes")
+    digest, left = hashlib.sha256(), size if isinstance(size, int) else 0
     try:
         with path.open("rb") as file:
             while left > 0 and (data := file.read(min(left, 1 << 20))):
