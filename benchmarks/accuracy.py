@@ -22,7 +22,8 @@ How a verdict meets the truth:
   alarm, in the lab's runs as well.
 - A cause or boundary is right, wrong, or unknown; only rows with evidence count against
   unknown. Where the other side of a hop was lost, its host is not in the export: ``process``
-  and ``network`` are both right then.
+  and ``network`` are both right then. Boundaries of clock skews are not counted: such a row is
+  hit by any call between the two services, whatever its way.
 - Exact duplicates in a file are the loader's to drop and to count; they are compared with
   its count. Legal rows must draw no warning and no error.
 - Error hops are scored by the child's trace and span id over the hops that the truth lists, in

@@ -38,3 +38,21 @@ def test_siblings_on_one_thread_tell_no_hand_over():
     for number in range(3):
         capture.span(1, 2 + number, 77, name="find", start=20 * number, thread_id=20)
     assert boundary_of_orphan(capture) == "same"
+
+
+def boundaries_by_thread(*threads: int) -> list[str]:
+    """Boundaries of orphans with one missing parent, each on a thread."""
+    capture = Capture(sdk_language="java", parent_is_remote=False)
+    for number, thread in enumerate(threads):
+        capture.span(1, 2 + number, 77, name=f"step {number}", start=20 * number, thread_id=thread)
+    found = find_breaks(capture.traces()).sort("span_id")
+    return found.filter(found["kind"] == "orphan_span")["boundary"].to_list()
+
+
+def test_the_one_on_another_thread_than_its_siblings_was_handed_over():
+    assert boundaries_by_thread(20, 20, 31, 20) == ["same", "same", "thread", "same"]
+
+
+def test_two_siblings_on_a_thread_each_do_not_tell_which_of_them_left():
+    assert boundaries_by_thread(20, 31) == ["unknown", "unknown"]
+    assert boundaries_by_thread(20) == ["unknown"]

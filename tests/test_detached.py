@@ -259,3 +259,21 @@ def test_messages_of_others_are_no_detached_roots():
             **topic,
         )
     assert detached(capture).height == 0
+
+
+def test_a_call_whose_server_is_lost_beside_its_children_has_called_no_root():
+    """An entry from outside that starts while such a call waits is a root of its own."""
+    capture = Capture()
+    for number, at in enumerate(arrivals(11, every=200.0)):
+        cut = number % 10 == 0
+        shop = {"service": "shop", "start": at}
+        capture.span(number, 1, name="GET /buy", kind="SERVER", duration=30, **shop)
+        capture.span(number, 2, 1, name="GET", kind="CLIENT", duration=25, **shop)
+        inner = {"service": "stock", "duration": 10}
+        if not cut:
+            capture.span(number, 3, 2, name="GET /items", kind="SERVER", start=at + 1, **inner)
+        capture.span(number, 4, 3, name="SELECT", kind="CLIENT", start=at + 4, **inner)
+        if cut:
+            entry = 1000 + number
+            capture.span(entry, 5, name="GET /items", kind="SERVER", start=at + 1.2, **inner)
+    assert detached(capture).height == 0

@@ -179,6 +179,7 @@ def usual_boundaries(skeleton: Skeleton, rows: Ints) -> pl.DataFrame:
             "usual": boundary,
             "beside": beside,
             "thread": skeleton.column("thread")[rows],
+            "task": skeleton.column("task")[rows],
             "trace": skeleton.trace[rows],
             "missing": skeleton.column("parent")[rows],
             "voted": has_votes,
@@ -189,14 +190,29 @@ def usual_boundaries(skeleton: Skeleton, rows: Ints) -> pl.DataFrame:
         }
     )
     flag = pl.col("remote") >= 0
-    # Of siblings on as many threads at most one can be on the thread of their parent.
-    family = ["trace", "missing"]
-    lone = (pl.len().over(family) >= 3) & (pl.col("thread").min().over(family) != 0)
-    lone &= pl.col("thread").n_unique().over(family) == pl.len().over(family)
-    apart = ~pl.col("voted") & pl.col("local") & lone
+    # What is usual for the operation tells more than siblings do, unless one of them left.
+    alone = ~pl.col("voted") & pl.col("local")
+    stays = pl.col("voted") & pl.col("local") & (pl.col("usual") == "same")
+    siblings = {name: _beside_siblings(name) for name in _FLOWS}
+    table = table.with_columns(
+        pl.when(alone | (stays & (word == name))).then(word).alias(f"by_{name}")
+        for name, word in siblings.items()
+    ).with_columns(flow=pl.coalesce("by_thread", "by_task"))
+    told = {
+        (name, word): pl.lit(text)
+        for name in _FLOWS
+        for word, text in (
+            ("same", f"its siblings run on its own {name}"),
+            (name, f"its siblings run on another {name}, or on one each"),
+            ("unknown", f"nothing tells the {name} of its parent"),
+        )
+    }
+    by_flow = pl.coalesce(
+        pl.when(pl.col(f"by_{name}") == word).then(text) for (name, word), text in told.items()
+    )
     return table.select(
-        boundary=pl.when(apart)
-        .then(pl.lit("thread"))
+        boundary=pl.when(pl.col("flow").is_not_null())
+        .then("flow")
         .when("beside")
         .then(pl.lit("unknown"))
         .when("voted")
@@ -208,8 +224,8 @@ def usual_boundaries(skeleton: Skeleton, rows: Ints) -> pl.DataFrame:
         .when(flag | pl.col("known_kind"))
         .then(pl.lit("network"))
         .otherwise(pl.lit("unknown")),
-        said_by=pl.when(apart)
-        .then(pl.lit("its siblings run on a thread each"))
+        said_by=pl.when(pl.col("flow").is_not_null())
+        .then(by_flow)
         .when("beside")
         .then(pl.lit("no ids; the operation overlaps its caller's other calls"))
         .when(flag & pl.col("local"))
@@ -220,6 +236,28 @@ def usual_boundaries(skeleton: Skeleton, rows: Ints) -> pl.DataFrame:
         .then(pl.lit("flags say nothing; the operation's usual parents tell"))
         .otherwise(pl.lit("flags say nothing; the span's kind tells")),
         local="local",
+    )
+
+
+_FLOWS: Final = ("thread", "task")
+
+
+def _beside_siblings(name: str) -> pl.Expr:
+    """Tell by the threads (tasks) of spans with one missing parent which of them left its own.
+
+    A parent has one thread. It is the one on which most of its children run, if several do; of
+    three children on a thread each at least two left it. Null without an id.
+    """
+    family = ("trace", "missing")
+    known = pl.col(name) != 0
+    alike = pl.len().over(*family, name)
+    most = alike.filter(known).max().over(family)
+    return pl.when(known).then(
+        pl.when((most > 1) & (alike == most))
+        .then(pl.lit("same"))
+        .when((most > 1) | (known.sum().over(family) >= 3))
+        .then(pl.lit(name))
+        .otherwise(pl.lit("unknown"))
     )
 
 

@@ -21,6 +21,7 @@ from tracelab.structure.calls import (
 from tracelab.structure.callstack import innermost_open
 from tracelab.structure.discovery import MIN_CALLS, Suspect, discover_callers
 from tracelab.structure.laws import Law
+from tracelab.structure.missing import orphans_within
 from tracelab.structure.peers import Peers
 from tracelab.structure.skeleton import (
     CONSUMER,
@@ -187,6 +188,8 @@ def _answer(
     pairs = candidate_pairs(skeleton, callees, classes, same_process=local, tolerance_ns=tolerance)
     if int(skeleton.kind[callees[0]]) == SERVER:
         pairs = _while_waiting(skeleton, callees, pairs)
+        lost = orphans_within(skeleton, pairs.caller, skeleton.service[callees[pairs.callee]])
+        pairs = _only(skeleton, callees, pairs, ~lost)
     return answer(skeleton, callees, classes, pairs, first_guess=guesses)
 
 
@@ -301,7 +304,12 @@ def _free(skeleton: Skeleton, code: int, intact: Ints, per_caller: float, crosse
 def _while_waiting(skeleton: Skeleton, callees: Ints, pairs: Pairs) -> Pairs:
     """Keep pairs in which the server starts while its client waits."""
     start = skeleton.start[callees[pairs.callee]]
-    keep = start <= skeleton.end[pairs.caller] + _TOLERANCE_REMOTE_NS
+    return _only(
+        skeleton, callees, pairs, start <= skeleton.end[pairs.caller] + _TOLERANCE_REMOTE_NS
+    )
+
+
+def _only(skeleton: Skeleton, callees: Ints, pairs: Pairs, keep: Bools) -> Pairs:
     return measure(
         skeleton, callees, Pairs(pairs.callee[keep], pairs.caller[keep], pairs.group[keep])
     )

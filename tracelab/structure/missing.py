@@ -350,7 +350,9 @@ def unanswered_calls(
     lacking = 1 - good[code] / np.maximum(total[code], 1)
     usual = (good[code] >= 3) & (lacking <= allowed) & skeleton.column("answered")[open_calls]
     # Orphans of the caller's own service, the call among them, say nothing of a callee.
-    told = (to >= 0) & (to != skeleton.service[open_calls]) & _tells(skeleton, open_calls, to)
+    told = (
+        (to >= 0) & (to != skeleton.service[open_calls]) & orphans_within(skeleton, open_calls, to)
+    )
     paused = _pauses(skeleton, clients)[open_calls]
     # A gateway in between answers with an error of its own where the peer is away.
     usual |= paused & ~skeleton.column("error")[open_calls]
@@ -564,8 +566,28 @@ def _answered_astray(skeleton: Skeleton, calls: Ints, callee: Ints) -> Bools:
     return found
 
 
-def _tells(skeleton: Skeleton, calls: Ints, to: Ints) -> Bools:
-    """Whether an orphan of the callee's service lies within the call, in its trace."""
+def orphans_within(skeleton: Skeleton, calls: Ints, to: Ints) -> Bools:
+    """Tell whether orphans of a service lie within calls: their servers are lost, not elsewhere.
+
+    Parameters
+    ----------
+    skeleton : Skeleton
+        The capture.
+    calls : ndarray of int64
+        Rows.
+    to : ndarray of int64
+        The called service, call by call.
+
+    Returns
+    -------
+    ndarray of bool
+        Call by call: whether its trace has such an orphan in its time.
+
+    Raises
+    ------
+    ValueError
+        If the arrays differ in length.
+    """
     orphans = skeleton.orphans
     table = pl.DataFrame(
         {
