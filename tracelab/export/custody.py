@@ -45,7 +45,7 @@ def verify_case(out: str | Path) -> pl.DataFrame:
     """Check every file of a written case, and the sources where they are still there.
 
     A source that is not there under the name in the manifest (elsewhere, a stream, or its name
-    masked) is not checked: see `absent_sources`.
+    masked) is not checked; `tracelab verify` counts and names such sources.
 
     Parameters
     ----------
