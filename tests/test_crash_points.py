@@ -10,6 +10,7 @@ import pytest
 from conftest import ROOT
 
 import tracelab as tl
+from tracelab.cli import commands, run
 
 sys.path.append(str(Path(__file__).parents[1] / "benchmarks"))
 from crash_points import Command, points, strike
@@ -103,3 +104,22 @@ def test_a_disk_that_fails_while_it_is_read_is_not_taken_for_the_output(store, t
     )
     assert done.returncode == 1
     assert done.stdout.splitlines()[0] == "report.html: cannot be read"
+
+
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (MemoryError, ["tracelab: not enough memory"]),
+        (RuntimeError, ["Traceback", "tracelab: stopped by something it did not foresee"]),
+        (BaseException, ["Traceback", "tracelab: stopped by something it did not foresee"]),
+    ],
+)
+def test_what_nobody_foresaw_does_not_end_like_findings(monkeypatch, capsys, error, told):
+    def fail(arguments):
+        raise error
+
+    monkeypatch.setattr(commands, "run", fail)
+    assert run(["store", "info", "nowhere"]) == 2
+    lines = capsys.readouterr().err.splitlines()
+    assert [lines[0].startswith(told[0]), lines[-1].startswith(told[-1])] == [True, True]
+    assert len(lines) == 1 or len(told) == 2

@@ -10,6 +10,7 @@ import os
 import signal
 import sys
 import threading
+import traceback
 from types import FrameType
 from typing import Final
 
@@ -41,6 +42,17 @@ def run(arguments: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         complain(INTERRUPTED)
         return EXIT_INTERRUPTED
+    except SystemExit:
+        raise
+    except MemoryError:
+        complain(
+            "not enough memory; give it more, or keep the capture in a store, which needs less"
+        )
+    except BaseException:  # noqa: BLE001 - a panic of polars is no Exception
+        # Python's own answer would end with 1, which means findings.
+        traceback.print_exc()
+        complain("stopped by something it did not foresee; the lines above say where")
+    return EXIT_UNUSABLE
 
 
 def complain(message: str) -> None:
