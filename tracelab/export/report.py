@@ -155,7 +155,7 @@ def _best_leads(lead_lags: pl.DataFrame) -> list[dict[str, str]]:
     ]
 
 
-def _card(finding: Finding) -> Markup:
+def _card(finding: Finding, number: int) -> Markup:
     facts = [
         (
             "how often",
@@ -189,7 +189,7 @@ def _card(finding: Finding) -> Markup:
     return Markup(
         f"<div class='finding {html.escape(finding.severity)}'>"
         f"<span class='tag'>{html.escape(finding.severity)}</span>"
-        f"<h3>{html.escape(finding.title, limit=600)}</h3>{advice}<dl>{rows}</dl></div>"
+        f"<h3>{number}. {html.escape(finding.title, limit=600)}</h3>{advice}<dl>{rows}</dl></div>"
     )
 
 

@@ -32,7 +32,7 @@ from tracelab.structure.skeleton import (
     Skeleton,
     verdicts,
 )
-from tracelab.structure.spine import INTACT, ROOT, take_rows
+from tracelab.structure.spine import INTACT, ROOT, span_words, take_rows
 
 MIN_RULE: Final = 0.3
 """Least share of roots called, or of callers that call, for a relation never seen intact."""
@@ -375,9 +375,7 @@ def _verdicts(
         sure=pl.Series(sure),
         best=pl.Series(best),
         rivals=pl.Series(reply.rivals[keep]),
-        caller=pl.format(
-            "{} {}", caller_ops["service_name"].fill_null("?"), caller_ops["name"].fill_null("?")
-        ),
+        caller=span_words(caller_ops),
         delay_ms=pl.Series((skeleton.start[rows] - skeleton.start[best]) / 1e6).round(3),
         from_service=caller_ops["service_name"],
         to_service=skeleton.service_names(skeleton.service[rows]),

@@ -15,7 +15,7 @@ from tracelab.structure.boundaries import boundary_between
 from tracelab.structure.calls import Answer, CallerClass, answer, candidate_pairs, known_calls
 from tracelab.structure.missing import FAR
 from tracelab.structure.skeleton import Bools, Floats, Ints, Skeleton, verdicts
-from tracelab.structure.spine import take_rows
+from tracelab.structure.spine import span_words, take_rows
 
 RARE: Final = 0.02
 """At most this share of an operation's spans may look like this for it to be unusual."""
@@ -305,8 +305,8 @@ def _verdicts(
             called=pl.Series(called),
             sure=pl.Series(np.minimum(sure, 0.99)),
             best=pl.Series(best),
-            here=_words(parents),
-            there=_words(others),
+            here=span_words(parents),
+            there=span_words(others),
             from_service=others["service_name"],
             to_service=skeleton.service_names(skeleton.service[rows]),
         )
@@ -341,9 +341,3 @@ def _verdicts(
             .otherwise(pl.lit(["a rare but legal call"], pl.List(pl.String))),
         )
     )
-
-
-def _words(ops: pl.DataFrame) -> pl.Series:
-    return ops.select(
-        pl.format("{} {}", pl.col("service_name").fill_null("?"), pl.col("name").fill_null("?"))
-    ).to_series()

@@ -115,6 +115,31 @@ class Spine:
     odd_ids: pl.DataFrame
 
 
+def span_words(ops: pl.DataFrame) -> pl.Series:
+    """Name spans of operations as prose does.
+
+    Parameters
+    ----------
+    ops : pl.DataFrame
+        Columns ``service_name`` and ``name``.
+
+    Returns
+    -------
+    pl.Series
+        ``'name' of service``, row by row.
+
+    Raises
+    ------
+    ColumnNotFoundError
+        If a column is missing.
+    """
+    return ops.select(
+        pl.format(
+            "'{}' of {}", pl.col("name").fill_null("?"), pl.col("service_name").fill_null("?")
+        )
+    ).to_series()
+
+
 def take_rows(table: pl.DataFrame, rows: pl.Series) -> pl.DataFrame:
     """Return rows of a table by number; a null number gives a row of nulls.
 
