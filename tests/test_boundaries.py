@@ -56,3 +56,10 @@ def test_the_one_on_another_thread_than_its_siblings_was_handed_over():
 def test_two_siblings_on_a_thread_each_do_not_tell_which_of_them_left():
     assert boundaries_by_thread(20, 31) == ["unknown", "unknown"]
     assert boundaries_by_thread(20) == ["unknown"]
+
+
+def test_a_thread_that_the_request_ran_on_before_is_probably_the_lost_parents_too():
+    capture = Capture(sdk_language="go", service_instance_id="a")
+    capture.span(1, 1, kind="SERVER", name="GET", start=0, duration=50, task_id="7")
+    capture.span(1, 3, 2, name="join", start=10, task_id="7", parent_is_remote=False)
+    assert boundary_of_orphan(capture) == "same"

@@ -194,6 +194,11 @@ def usual_boundaries(skeleton: Skeleton, rows: Ints) -> pl.DataFrame:
     alone = ~pl.col("voted") & pl.col("local")
     stays = pl.col("voted") & pl.col("local") & (pl.col("usual") == "same")
     siblings = {name: _beside_siblings(name) for name in _FLOWS}
+    lone = table.select((alone & (pl.col(name) != 0)).alias(name) for name in _FLOWS)
+    table = table.with_columns(
+        pl.Series(f"seen_{name}", _on_its_way(skeleton, name, rows, lone[name].to_numpy()))
+        for name in _FLOWS
+    )
     table = table.with_columns(
         pl.when(alone | (stays & (word == name))).then(word).alias(f"by_{name}")
         for name, word in siblings.items()
@@ -202,7 +207,7 @@ def usual_boundaries(skeleton: Skeleton, rows: Ints) -> pl.DataFrame:
         (name, word): pl.lit(text)
         for name in _FLOWS
         for word, text in (
-            ("same", f"its siblings run on its own {name}"),
+            ("same", f"its siblings, or the request before it, run on its own {name}"),
             (name, f"its siblings run on another {name}, or on one each"),
             ("unknown", f"nothing tells the {name} of its parent"),
         )
@@ -257,8 +262,45 @@ def _beside_siblings(name: str) -> pl.Expr:
         .then(pl.lit("same"))
         .when((most > 1) | (known.sum().over(family) >= 3))
         .then(pl.lit(name))
+        .when(pl.col(f"seen_{name}"))
+        .then(pl.lit("same"))
         .otherwise(pl.lit("unknown"))
     )
+
+
+def _on_its_way(skeleton: Skeleton, name: str, rows: Ints, asked: Bools) -> Bools:
+    """Whether the request ran on a span's thread (task) before, in the span's own process.
+
+    Then the missing parent probably did so, too: it lies between the two.
+    """
+    found = np.zeros(rows.size, bool)
+    if not asked.any():
+        return found
+    flow = skeleton.column(name)
+    wanted = pl.DataFrame(
+        {
+            "trace": skeleton.trace[rows[asked]],
+            "flow": flow[rows[asked]],
+            "process": skeleton.process[rows[asked]],
+            "missing": skeleton.column("parent")[rows[asked]],
+            "start": skeleton.start[rows[asked]],
+            "entry": np.flatnonzero(asked),
+        }
+    )
+    others = pl.DataFrame(
+        {
+            "trace": skeleton.trace,
+            "flow": flow,
+            "process": skeleton.process,
+            "parent": skeleton.column("parent"),
+            "began": skeleton.start,
+        }
+    ).join(wanted, on=["trace", "flow", "process"], how="semi")
+    met = wanted.join(others, on=["trace", "flow", "process"], how="inner").filter(
+        (pl.col("began") < pl.col("start")) & (pl.col("parent") != pl.col("missing"))
+    )
+    found[met["entry"].to_numpy()] = True
+    return found
 
 
 def _runs_beside(skeleton: Skeleton) -> Bools:
