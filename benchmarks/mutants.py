@@ -11,6 +11,7 @@ started again behind it. The same seed and number make the same mutant.
 """
 
 import argparse
+import os
 import random
 import resource
 import select
@@ -32,6 +33,7 @@ KINDS = ("flip", "cut", "drop", "insert", "repeat", "zero")
 STORE = "store"
 EVERY_STORE = 8  # one mutant in so many is one of a store's file
 HANG_S = 5.0
+_PATIENCE = 12  # waits of HANG_S for a process that does nothing at all
 
 
 def changes_of(rng):
@@ -109,14 +111,17 @@ def watch(command, first, end, *, hang_s=HANG_S):
         process = subprocess.Popen(
             [*command, str(first), str(end)], stdout=subprocess.PIPE, bufsize=0
         )
-        begun = False
+        begun, spent, waits = False, 0.0, 0
         while True:
             # Imports and the making of the store come before the first mutant.
             ready, _, _ = select.select([process.stdout], [], [], hang_s if begun else 120)
+            waits = 0 if ready else waits + 1
+            if begun and 0 < waits < _PATIENCE and _cpu_s(process.pid) - spent < hang_s:
+                continue  # other processes have the cores
             line = process.stdout.readline().decode().strip() if ready else ""
             word, _, rest = line.partition(" ")
             if word == "next":
-                begun, first = True, int(rest) + 1
+                begun, first, spent = True, int(rest) + 1, _cpu_s(process.pid)
             elif word == "read":
                 read[rest] += 1
             elif word == "wrong":
@@ -133,11 +138,19 @@ def watch(command, first, end, *, hang_s=HANG_S):
         else:
             process.kill()
             process.wait()
-            wrong.append((first - 1, f"hang: more than {hang_s} s"))
+            wrong.append(
+                (first - 1, f"hang: more than {hang_s} s of CPU, or {_PATIENCE * hang_s} s")
+            )
         process.stdout.close()
         if not begun:
             sys.exit("the process that reads does not start")
     return read, wrong, peak
+
+
+def _cpu_s(number):
+    """Return the seconds of CPU that a process took."""
+    fields = Path(f"/proc/{number}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def main():

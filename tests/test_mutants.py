@@ -20,7 +20,7 @@ print("peak 1")
 
 def test_mutants_of_every_form_and_of_a_store_are_read_without_harm():
     program = [sys.executable, mutants.__file__, "--seed", "7", "--work"]
-    read, wrong, peak = mutants.watch(program, 0, 160, hang_s=30)
+    read, wrong, peak = mutants.watch(program, 0, 160)
     assert wrong == []
     assert read.total() == 160
     assert read["store"] == 20
@@ -29,7 +29,7 @@ def test_mutants_of_every_form_and_of_a_store_are_read_without_harm():
 
 
 def test_a_death_a_hang_and_a_wrong_sum_are_counted_and_the_rest_is_read():
-    read, wrong, _ = mutants.watch([sys.executable, "-c", FAKE], 0, 8, hang_s=1)
+    read, wrong, _ = mutants.watch([sys.executable, "-c", FAKE], 0, 8, hang_s=0.5)
     assert read == {"form": 5}
     assert [(number, what.split()[0]) for number, what in wrong] == [
         (2, "death:"),
