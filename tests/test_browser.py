@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 from building import Capture, trace_id
@@ -17,6 +18,9 @@ import tracelab as tl
 from tracelab import plots
 from tracelab.plots.notebook import OfflineRenderer
 from tracelab.plots.script import plotly_script, script_json
+
+sys.path.append(str(Path(__file__).parents[1] / "benchmarks"))
+payloads = pytest.importorskip("payloads", reason="playwright is not installed")
 
 pytestmark = pytest.mark.browser
 
@@ -266,3 +270,12 @@ def test_jupyterlab_runs_the_tour_and_shows_its_figures(chromium, lab):
     bar.hover(force=True)
     page.wait_for_selector(".hoverlayer .hovertext", timeout=10_000)
     assert re.search("[0-9a-f]{16}", page.locator(".hoverlayer .hovertext").first.text_content())
+
+
+def test_hostile_texts_in_every_field_stay_text_wherever_they_are_shown(chromium, tmp_path):
+    """A few of those that benchmarks/payloads.py shows by the hundred."""
+    assert payloads.visit(chromium, payloads.unguarded(tmp_path)) != []
+    texts = payloads.payloads(380)
+    some = [*texts[:: len(texts) // 6], *payloads.PLAIN[:4]]
+    wrong, _ = payloads.try_batch(chromium, some, tmp_path / "work", set())
+    assert wrong == []
