@@ -13,6 +13,7 @@ started again behind it. The same seed and number make the same mutant.
 import argparse
 import os
 import random
+import re
 import resource
 import select
 import subprocess
@@ -84,6 +85,18 @@ def judge_one(seed, number, store):
     return form
 
 
+def peak_mb():
+    """Return the largest resident memory of the program so far, MB.
+
+    Linux hands `ru_maxrss` on to the program that a process starts, so that there it may be
+    the parent's; `VmHWM` is the program's own.
+    """
+    status = Path("/proc/self/status")
+    if status.exists():
+        return int(re.search(r"VmHWM:\s*(\d+) kB", status.read_text())[1]) // 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
+
+
 def work(seed, first, end):
     """Judge mutants; say the number before and the outcome after each."""
     with tempfile.TemporaryDirectory() as folder:
@@ -95,7 +108,7 @@ def work(seed, first, end):
             except BaseException as error:  # noqa: BLE001 - polars' panics are no Exception
                 why = traceback.format_exception_only(error)[-1].strip()
                 print("wrong", " ".join(why.split())[:300], flush=True)
-    print("peak", resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024, flush=True)
+    print("peak", peak_mb(), flush=True)
 
 
 def watch(command, first, end, *, hang_s=HANG_S):

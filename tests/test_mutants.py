@@ -1,9 +1,7 @@
 """Mutants of all forms are read without harm (benchmarks/mutants.py reads many)."""
 
 import sys
-from pathlib import Path
 
-sys.path.append(str(Path(__file__).parents[1] / "benchmarks"))
 import mutants
 
 FAKE = """
