@@ -1,10 +1,8 @@
 """Exports into a capture."""
 
 import os
-import stat
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import nullcontext
-from pathlib import Path
 from typing import BinaryIO
 
 import polars as pl
@@ -18,7 +16,7 @@ from tracelab.io.discover import Found, find_sources
 from tracelab.io.isolation import IsolatedDecoder
 from tracelab.io.resolve import finalise, gather
 from tracelab.io.source import FORMS, MAX_MESSAGE_BYTES, SourceReader, reject_rows
-from tracelab.io.together import SMALL_BYTES, SmallSources
+from tracelab.io.together import SmallSources
 from tracelab.traceset import TraceSet
 
 
@@ -128,8 +126,7 @@ def read_traces(
                 if entry.problem:
                     raise SourceError(f"{reader.name}: {entry.problem}")
                 # What must not end this process is decoded on its own.
-                alone = isolate or not _is_small(entry.path)
-                chunks += reader.chunks() if alone else small.add(reader)
+                chunks += reader.chunks() if isolate else small.add(reader)
             except SourceError as error:
                 if entry.asked_for:
                     raise
@@ -142,16 +139,6 @@ def read_traces(
     if not (accounting["form"] != "empty").any():
         raise _nothing_found(chunks)
     return finalise(gather(chunks), ingest=accounting)
-
-
-def _is_small(source: str | os.PathLike[str] | BinaryIO) -> bool:
-    if not isinstance(source, str | os.PathLike) or source == "-":
-        return False
-    try:
-        found = Path(source).stat()
-    except OSError:
-        return False
-    return stat.S_ISREG(found.st_mode) and found.st_size <= SMALL_BYTES
 
 
 def _nothing_found(chunks: list[Chunk]) -> EmptySourceError:

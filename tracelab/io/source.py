@@ -1,6 +1,7 @@
 """One source: what it is, its messages, its tables, and the account of them."""
 
 import os
+import stat
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
@@ -143,10 +144,7 @@ class SourceReader:
         ------
         What `blocks` raises.
         """
-        # Rows of a part begin at its first byte: no span is shorter than a byte, so that the
-        # rows of all parts of a file stay apart.
-        first_row = self._part.start if self._part else 0
-        self._intake.n_messages = first_row
+        first_row = self._first_row
         for block in blocks:
             chunk = self._decode(block, source=self.name, first_row=first_row, keys=self._keys)
             if block.encoding == "json":
@@ -171,6 +169,7 @@ class SourceReader:
         UnknownFormatError
             If its content is no export.
         """
+        self._intake.n_messages = self._first_row
         with ExitStack() as stack:
             self._file = self._open(stack)
             if self._part is not None:
@@ -180,6 +179,25 @@ class SourceReader:
             self._file.drain()
             if self._file.failure:
                 self._intake.note(self._file.n_bytes, f"cannot be read on: {self._file.failure}")
+
+    @property
+    def _first_row(self) -> int:
+        # Rows of a part begin at its first byte: no span is shorter than a byte, so that the
+        # rows of all parts of a file stay apart.
+        return self._part.start if self._part else 0
+
+    @property
+    def size(self) -> int | None:
+        """Bytes of the file, or the part, as it stands; None where only reading tells."""
+        if self._part is not None:
+            return self._part.end - self._part.start
+        if not isinstance(self._source, str | os.PathLike) or self._source == "-":
+            return None
+        try:
+            found = Path(self._source).stat()
+        except OSError:
+            return None
+        return found.st_size if stat.S_ISREG(found.st_mode) else None
 
     @property
     def is_damaged(self) -> bool:

@@ -52,7 +52,7 @@ class SmallSources:
         Parameters
         ----------
         reader : SourceReader
-            Of a source that is small; one that turns out to unpack to more is decoded at once.
+            Of any source; one that is not small, or unpacks to more, is decoded at once.
 
         Yields
         ------
@@ -66,6 +66,10 @@ class SmallSources:
         UnknownFormatError
             If its content is no export.
         """
+        told = reader.size
+        if told is None or told > SMALL_BYTES:
+            yield from reader.chunks()
+            return
         blocks = reader.blocks()
         taken: list[Block] = []
         size = 0
@@ -143,10 +147,9 @@ def _kind(block: Block) -> tuple[str, Dialect | None]:
 
 
 def _one_block(blocks: Iterable[Block]) -> Block:
-    """Lay blocks of one encoding end to end."""
+    """Lay blocks of one encoding end to end; without lines, as what has rejects is read again."""
     blocks = list(blocks)
     shifts = np.cumsum([0, *(len(block.buffer) for block in blocks[:-1])])
-    lined = all(block.lines is not None for block in blocks)
     return Block(
         encoding=blocks[0].encoding,
         buffer=b"".join(block.buffer for block in blocks),
@@ -155,9 +158,6 @@ def _one_block(blocks: Iterable[Block]) -> Block:
         ),
         lengths=np.concatenate([block.lengths for block in blocks]),
         offsets=np.concatenate([block.offsets for block in blocks]),
-        lines=np.concatenate([block.lines for block in blocks if block.lines is not None])
-        if lined
-        else None,
     )
 
 
@@ -168,11 +168,9 @@ def _credit(
     n = len(sources)
     messages = np.bincount(owner, minlength=n)
     of_span = np.repeat(owner, chunk.messages["spans"].to_numpy())
-    first = int(chunk.spans[ROW][0]) if chunk.spans.height else 0
     counts = {"spans": np.bincount(of_span, minlength=n)}
     for name in ("events", "links"):
-        rows = getattr(chunk, name)[ROW].to_numpy().astype(np.int64) - first
-        counts[name] = np.bincount(of_span[rows], minlength=n)
+        counts[name] = np.bincount(of_span[getattr(chunk, name)[ROW].to_numpy()], minlength=n)
     place = {reader.name: number for number, (reader, _) in enumerate(sources)}
     for name in ("logs", "metrics"):
         held = getattr(chunk, name)["source"].value_counts()

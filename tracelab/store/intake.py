@@ -17,7 +17,7 @@ from tracelab.io.containers import Damage
 from tracelab.io.decode import LiftedKeys, decode_block
 from tracelab.io.isolation import FATAL, DecodeBlock, IsolatedDecoder, cause_of
 from tracelab.io.source import reject_rows
-from tracelab.io.together import SMALL_BYTES, SmallSources
+from tracelab.io.together import SmallSources
 from tracelab.store import log
 from tracelab.store.log import Commit, Part, Snapshot, Source
 from tracelab.store.parts import write_batch
@@ -199,9 +199,9 @@ class _Writing:
         reader = SourceReader(
             piece.path, name=piece.name, keys=self._keys, part=piece.part, decode=self._decode
         )
-        together = self._small is not None and not piece.is_tail and _size(piece) <= SMALL_BYTES
+        together = None if piece.is_tail else self._small
         try:
-            chunks = self._small.add(reader) if together and self._small else reader.chunks()
+            chunks = together.add(reader) if together else reader.chunks()
             self._keep(chunks, whole=piece.is_tail)
         except SourceError as error:
             if piece.asked_for:
@@ -237,15 +237,6 @@ class _Writing:
         if self._pending:
             _flush(self._root, self._n_buckets, self.decoded, self._pending)
             self._pending = []
-
-
-def _size(piece: Piece) -> int:
-    if piece.part is not None:
-        return piece.part.end - piece.part.start
-    try:
-        return Path(piece.path).stat().st_size
-    except OSError:
-        return SMALL_BYTES + 1
 
 
 def _is_full(chunks: list[Chunk]) -> bool:
