@@ -17,6 +17,7 @@ from tracelab.structure.sampling import (
     separation,
 )
 from tracelab.structure.skeleton import Skeleton
+from tracelab.structure.skew import estimate_clock_skew
 from tracelab.structure.spine import build_spine
 
 LOCAL = {"parent_is_remote": False}
@@ -368,6 +369,21 @@ def test_a_skew_shows_both_ways_and_without_a_client_span():
     }
     assert skewed.height == 120
     assert found.filter(pl.col("severity") != "info").height == 0
+
+
+def test_where_no_client_waits_the_way_back_is_judged_too():
+    capture = Capture()
+    for number in range(1, 41):
+        at = number * 100.0
+        capture.span(number, 1, start=at, kind="SERVER", service="gate", host_name="x")
+        capture.span(
+            number, 2, 1, start=at - 40, duration=8, kind="SERVER", service="b", host_name="y"
+        )
+        capture.span(
+            number, 3, 2, start=at + 1, duration=4, kind="SERVER", service="c", host_name="x"
+        )
+    told = estimate_clock_skew(capture.traces()).sort("caller_clock")
+    assert told.select("caller_clock", "certain").rows() == [("x", True), ("y", False)]
 
 
 def test_work_that_goes_on_after_its_caller_is_no_skew():

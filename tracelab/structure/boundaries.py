@@ -295,7 +295,7 @@ def _on_its_way(skeleton: Skeleton, name: str, rows: Ints, asked: Bools) -> Bool
             "parent": skeleton.column("parent"),
             "began": skeleton.start,
         }
-    ).join(wanted, on=["trace", "flow", "process"], how="semi")
+    )
     met = wanted.join(others, on=["trace", "flow", "process"], how="inner").filter(
         (pl.col("began") < pl.col("start")) & (pl.col("parent") != pl.col("missing"))
     )

@@ -177,7 +177,9 @@ def _goes_on(skeleton: Skeleton, upper: Ints, lower: Ints) -> Bools:
 
     A span that waits for what it called starts nothing else meanwhile, and does not end.
     """
-    children = skeleton.intact
+    asked = np.zeros(skeleton.n, bool)
+    asked[upper] = True
+    children = skeleton.intact[asked[skeleton.parent[skeleton.intact]]]
     parent = skeleton.parent[children]
     local = skeleton.process[children] == skeleton.process[parent]
     started = pl.DataFrame({"upper": parent[local], "child": children[local]})

@@ -25,6 +25,7 @@ from tracelab.structure.losses import (
 from tracelab.structure.missing import FAR, Missing, called_astray
 from tracelab.structure.sampling import MIN_SEPARATION
 from tracelab.structure.skeleton import CONSUMER, SERVER, Bools, Floats, Ints, Skeleton
+from tracelab.structure.spine import INTACT
 
 Hints = dict[str, tuple[set[str], bool]]
 
@@ -235,15 +236,13 @@ def _beyond_usual(skeleton: Skeleton, missing: Missing, exits: Bools) -> Floats:
     asked = exits & ~missing.call & ~missing.local
     if not asked.any():
         return share
-    intact = skeleton.intact
-    far = intact[FAR[skeleton.crossing[intact]]]
-    far = far[np.argsort(skeleton.op[far], kind="stable")]
     ops = skeleton.op[missing.row]
     for op in np.unique(ops[asked]).tolist():
         mine = ~missing.call & ~missing.local & (ops == op)
         then = skeleton.start[missing.row[mine & asked]]
-        low, high = np.searchsorted(skeleton.op[far], (op, op + 1))
-        begun = skeleton.start[far[low:high]]
+        rows = skeleton.by_op.rows(op)
+        rows = rows[skeleton.state[rows] == INTACT]
+        begun = skeleton.start[rows[FAR[skeleton.crossing[rows]]]]
         held = int(((begun >= then.min()) & (begun <= then.max())).sum())
         lost_then, lost_else = then.size, int(mine.sum()) - then.size
         at_exit = lost_then / (lost_then + held)

@@ -188,8 +188,6 @@ def _answer(
     pairs = candidate_pairs(skeleton, callees, classes, same_process=local, tolerance_ns=tolerance)
     if int(skeleton.kind[callees[0]]) == SERVER:
         pairs = _while_waiting(skeleton, callees, pairs)
-        lost = orphans_within(skeleton, pairs.caller, skeleton.service[callees[pairs.callee]])
-        pairs = _only(skeleton, callees, pairs, ~lost)
     return answer(skeleton, callees, classes, pairs, first_guess=guesses)
 
 
@@ -302,14 +300,12 @@ def _free(skeleton: Skeleton, code: int, intact: Ints, per_caller: float, crosse
 
 
 def _while_waiting(skeleton: Skeleton, callees: Ints, pairs: Pairs) -> Pairs:
-    """Keep pairs in which the server starts while its client waits."""
-    start = skeleton.start[callees[pairs.callee]]
-    return _only(
-        skeleton, callees, pairs, start <= skeleton.end[pairs.caller] + _TOLERANCE_REMOTE_NS
-    )
-
-
-def _only(skeleton: Skeleton, callees: Ints, pairs: Pairs, keep: Bools) -> Pairs:
+    """Keep pairs in which the server starts while its client waits, and waits for no lost one."""
+    rows = callees[pairs.callee]
+    waits = skeleton.end[pairs.caller] + _TOLERANCE_REMOTE_NS
+    keep = np.flatnonzero(skeleton.start[rows] <= waits)
+    lost = orphans_within(skeleton, pairs.caller[keep], skeleton.service[rows[keep]])
+    keep = keep[~lost]
     return measure(
         skeleton, callees, Pairs(pairs.callee[keep], pairs.caller[keep], pairs.group[keep])
     )

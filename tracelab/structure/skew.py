@@ -162,7 +162,7 @@ def _certain(pairs: pl.DataFrame, *, min_calls: int) -> pl.DataFrame:
         *pairs.columns,
         skew=pl.when(agrees).then("told").otherwise("skew"),
         uncertainty=pl.when(agrees).then("width").otherwise("uncertainty"),
-        certain=pl.col("certain") | agrees,
+        certain=pl.col("certain") | agrees.fill_null(value=False),
     )
 
 
