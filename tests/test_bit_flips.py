@@ -1,11 +1,6 @@
 """A turned bit in a store is named, wherever it is (benchmarks/bit_flips.py turns thousands)."""
 
-import sys
-from pathlib import Path
-
 import pytest
-
-sys.path.append(str(Path(__file__).parents[1] / "benchmarks"))
 from bit_flips import flip, flip_bits, is_named, make_store
 
 

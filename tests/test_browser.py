@@ -8,7 +8,6 @@ import socket
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import pytest
 from building import Capture, trace_id
@@ -18,9 +17,6 @@ import tracelab as tl
 from tracelab import plots
 from tracelab.plots.notebook import OfflineRenderer
 from tracelab.plots.script import plotly_script, script_json
-
-sys.path.append(str(Path(__file__).parents[1] / "benchmarks"))
-payloads = pytest.importorskip("payloads", reason="playwright is not installed")
 
 pytestmark = pytest.mark.browser
 
@@ -274,6 +270,8 @@ def test_jupyterlab_runs_the_tour_and_shows_its_figures(chromium, lab):
 
 def test_hostile_texts_in_every_field_stay_text_wherever_they_are_shown(chromium, tmp_path):
     """A few of those that benchmarks/payloads.py shows by the hundred."""
+    import payloads
+
     assert payloads.visit(chromium, payloads.unguarded(tmp_path)) != []
     texts = payloads.payloads(380)
     some = [*texts[:: len(texts) // 6], *payloads.PLAIN[:4]]

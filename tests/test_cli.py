@@ -6,7 +6,6 @@ import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import pytest
 from conftest import ROOT
@@ -330,16 +329,3 @@ def test_store_arguments_keep_both_slashes_of_a_url(monkeypatch, capsys):
         assert run(["store", command, "s3://bucket/prefix"]) == 2
         assert "s3://bucket/prefix is no store" in capsys.readouterr().err
     assert seen == ["s3://bucket/prefix"] * 3
-
-
-@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full, a full disk")
-@pytest.mark.parametrize(
-    "arguments", [["--help"], ["--version"], ["compare", SAMPLE, SAMPLE, "--json"]]
-)
-def test_output_that_cannot_be_written_is_one_line_of_complaint(arguments):
-    with Path("/dev/full").open("w") as full:
-        done = subprocess.run(
-            [*PROGRAM, *arguments], stdout=full, stderr=subprocess.PIPE, text=True, check=False
-        )
-    assert done.returncode == 2
-    assert done.stderr == "tracelab: cannot write the output: No space left on device\n"

@@ -8,12 +8,10 @@ from pathlib import Path
 
 import pytest
 from conftest import ROOT
+from crash_points import Command, points, strike
 
 import tracelab as tl
 from tracelab.cli import commands, run
-
-sys.path.append(str(Path(__file__).parents[1] / "benchmarks"))
-from crash_points import Command, points, strike
 
 needs_strace = pytest.mark.skipif(
     not sys.platform.startswith("linux") or shutil.which("strace") is None,
@@ -24,6 +22,7 @@ SAMPLE = str(ROOT / "data" / "checkout")
 FULL = "tracelab: cannot write the output: No space left on device\n"
 
 
+@pytest.mark.strace
 @needs_strace
 @pytest.mark.parametrize(
     ("name", "call", "part_of_path", "fault"),
@@ -46,6 +45,7 @@ def test_a_fault_in_a_call_that_writes_leaves_all_or_nothing(
     assert command.n_unreached == 0
 
 
+@pytest.mark.strace
 @needs_strace
 def test_the_crash_points_include_every_file_of_a_store(tmp_path):
     command = Command("ingest", tmp_path)
@@ -62,7 +62,9 @@ def store(tmp_path_factory):
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full, a full disk")
-@pytest.mark.parametrize("command", ["investigate", "info", "trace", "verify"])
+@pytest.mark.parametrize(
+    "command", ["investigate", "info", "trace", "verify", "compare", "help", "version"]
+)
 def test_a_full_disk_behind_the_output_is_told_in_one_line(command, store, tmp_path):
     trace_id = tl.TraceStore(store).read().spans["trace_id"][0]
     line = {
@@ -70,6 +72,9 @@ def test_a_full_disk_behind_the_output_is_told_in_one_line(command, store, tmp_p
         "info": ("store", "info", store),
         "trace": ("trace", store, trace_id),
         "verify": ("store", "verify", store),
+        "compare": ("compare", SAMPLE, SAMPLE, "--json"),
+        "help": ("--help",),
+        "version": ("--version",),
     }[command]
     with Path("/dev/full").open("w") as full:
         done = subprocess.run(
@@ -88,6 +93,7 @@ def test_a_closed_output_is_told_and_a_closed_stderr_is_no_reason_to_fail(store)
     assert json.loads(mute.stdout)["sources"]
 
 
+@pytest.mark.strace
 @needs_strace
 def test_a_disk_that_fails_while_it_is_read_is_not_taken_for_the_output(store, tmp_path):
     tl.investigate(tl.TraceStore(store)).write(tmp_path / "out")

@@ -4,12 +4,11 @@ import gzip
 import json
 import random
 import re
-import sys
-from pathlib import Path
 
 import polars as pl
 import pytest
 from exports import as_json, framed, trace_request, zstd_frames
+from pointers import resolve_all
 from polars.testing import assert_frame_equal
 
 import tracelab as tl
@@ -17,9 +16,6 @@ from tracelab.cli import run
 from tracelab.exceptions import SourceError, UnknownTraceError
 from tracelab.export import custody
 from tracelab.export.custody import absent_sources, verify_case
-
-sys.path.append(str(Path(__file__).parents[1] / "benchmarks"))
-from pointers import resolve_all
 
 
 def requests():

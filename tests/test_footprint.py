@@ -13,10 +13,13 @@ SAMPLE = ROOT / "data" / "checkout" / "traces.jsonl"
 CALLS = "openat,open,creat,socket,connect,rename,renameat,renameat2,unlink,unlinkat,mkdir,mkdirat,\
 link,linkat,symlink,symlinkat,truncate,chmod,fchmodat"
 
-pytestmark = pytest.mark.skipif(
-    not sys.platform.startswith("linux") or shutil.which("strace") is None,
-    reason="needs Linux and strace (Debian: apt install strace)",
-)
+pytestmark = [
+    pytest.mark.strace,
+    pytest.mark.skipif(
+        not sys.platform.startswith("linux") or shutil.which("strace") is None,
+        reason="needs Linux and strace (Debian: apt install strace)",
+    ),
+]
 
 
 def traced(tmp_path, *program):

@@ -1,15 +1,14 @@
 """What was said to be done survives a power cut (benchmarks/power_loss.py cuts after each call)."""
 
 import shutil
-import sys
-from pathlib import Path
 
+import power_loss
 import pytest
 
-sys.path.append(str(Path(__file__).parents[1] / "benchmarks"))
-import power_loss
-
-pytestmark = pytest.mark.skipif(shutil.which("strace") is None, reason="needs strace")
+pytestmark = [
+    pytest.mark.strace,
+    pytest.mark.skipif(shutil.which("strace") is None, reason="needs strace"),
+]
 
 
 def test_a_power_cut_costs_nothing_that_was_said_to_be_done(tmp_path):
