@@ -3,14 +3,15 @@
 import hashlib
 import uuid
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from threading import Lock
 from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
 import polars as pl
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from tracelab import schema
@@ -378,8 +379,14 @@ def read_parts(
     names = list(columns) if columns is not None else stored.names()
     found: list[pa.Table] = []
     heights: list[int] = []
-    for part in parts:
-        arrow = _read_part(root, part, names, bucket, trace_id)
+
+    def read(part: Part) -> pa.Table | None:
+        return _read_part(root, part, names, bucket, trace_id)
+
+    # A trace is looked for in a little of each part, mostly in vain: that is digests and waiting.
+    with ThreadPoolExecutor(_SEEKERS) as pool:
+        tables = pool.map(read, parts) if trace_id is not None else map(read, parts)
+    for arrow in tables:
         heights.append(0 if arrow is None else arrow.num_rows)
         if arrow is not None:
             found.append(arrow)
@@ -424,23 +431,27 @@ def _read_part(
 _METADATA: Final[dict[str, pq.FileMetaData]] = {}
 _MAX_METADATA: Final = 1024
 """Footers kept decoded: each bucket needs those of all parts again."""
+_METADATA_LOCK: Final = Lock()
+_SEEKERS: Final = 8
 
 
 def _read_groups(
     root: Shelf, part: Part, wanted: list[int], names: list[str], trace_id: str | None
-) -> pa.Table:
+) -> pa.Table | None:
     path = f"{root}/{part.path}"
     groups = [(part.groups[at].start, part.groups[at].end) for at in wanted]
     try:
         view = root.view(part.path, part.size, _frame(part.groups, part.size) + groups)
         _check(path, part, view, wanted)
-        metadata = _METADATA.get(part.sha256)
-        reader = pq.ParquetFile(view.source(), metadata=metadata)
-        _METADATA[part.sha256] = reader.metadata
-        if len(_METADATA) > _MAX_METADATA:
-            _METADATA.pop(next(iter(_METADATA)), None)
+        reader = pq.ParquetFile(view.source(), metadata=_METADATA.get(part.sha256))
+        with _METADATA_LOCK:
+            _METADATA[part.sha256] = reader.metadata
+            if len(_METADATA) > _MAX_METADATA:
+                _METADATA.pop(next(iter(_METADATA)), None)
         if trace_id is not None:
             wanted = [at for at in wanted if _holds(reader, at, trace_id)]
+            if not wanted:
+                return None
         return reader.read_row_groups(wanted, columns=names, use_threads=False)
     except (OSError, ValueError) as error:
         raise StoreError(
@@ -457,7 +468,8 @@ def _holds(reader: pq.ParquetFile, group: int, trace_id: str) -> bool:
     if known and not statistics.min <= trace_id <= statistics.max:
         return False
     ids = reader.read_row_group(group, columns=["trace_id"], use_threads=False).column(0)
-    return bool(pc.any(pc.equal(ids, trace_id)).as_py())
+    # polars compares: pyarrow would import pandas to make a scalar, a tenth of a second.
+    return trace_id in pl.Series(ids)
 
 
 def is_sound(root: Shelf, part: Part) -> bool:
