@@ -99,6 +99,22 @@ def test_calls_of_which_some_go_unanswered_at_random_are_legal():
     assert loud(calls(300, lost=lost)).height == 0
 
 
+def test_a_peer_whose_answers_end_for_good_lost_its_spans():
+    capture = calls(400, gap=500, lost=set(range(41, 401)))
+    missed = loud(capture).filter(pl.col("kind") == "missing_server")
+    assert missed.height >= 0.95 * 360
+    # The first of them cannot have waited for an export that the capture's end came before.
+    assert "capture_edge" not in set(missed.sort("time")["cause"][:300])
+
+
+def test_a_peer_that_answers_only_from_some_time_on_may_have_been_instrumented_then():
+    assert loud(calls(400, lost=set(range(1, 300)))).height == 0
+
+
+def test_a_few_answers_before_a_peer_falls_silent_are_no_rule():
+    assert loud(calls(400, lost=set(range(1, 401)) - {5, 9, 14, 20, 31, 38, 44, 60})).height == 0
+
+
 def test_a_call_that_failed_without_response_needs_no_server_span():
     capture = calls(60, lost={30})
     for row in capture.spans:

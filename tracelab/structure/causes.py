@@ -22,10 +22,11 @@ from tracelab.structure.losses import (
     find_lifetimes,
     likely_processes,
 )
-from tracelab.structure.missing import FAR, Missing, called_astray
+from tracelab.structure.missing import Missing
 from tracelab.structure.sampling import MIN_SEPARATION
-from tracelab.structure.skeleton import CONSUMER, SERVER, Bools, Floats, Ints, Skeleton
+from tracelab.structure.skeleton import CONSUMER, FAR, SERVER, Bools, Floats, Ints, Skeleton
 from tracelab.structure.spine import INTACT
+from tracelab.structure.unanswered import called_astray
 
 Hints = dict[str, tuple[set[str], bool]]
 

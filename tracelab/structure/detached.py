@@ -21,7 +21,6 @@ from tracelab.structure.calls import (
 from tracelab.structure.callstack import innermost_open
 from tracelab.structure.discovery import MIN_CALLS, Suspect, discover_callers
 from tracelab.structure.laws import Law
-from tracelab.structure.missing import orphans_within
 from tracelab.structure.peers import Peers
 from tracelab.structure.skeleton import (
     CONSUMER,
@@ -33,6 +32,7 @@ from tracelab.structure.skeleton import (
     verdicts,
 )
 from tracelab.structure.spine import INTACT, ROOT, span_words, take_rows
+from tracelab.structure.unanswered import orphans_within
 
 MIN_RULE: Final = 0.3
 """Least share of roots called, or of callers that call, for a relation never seen intact."""

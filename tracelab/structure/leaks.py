@@ -13,8 +13,7 @@ import polars as pl
 
 from tracelab.structure.boundaries import boundary_between
 from tracelab.structure.calls import Answer, CallerClass, answer, candidate_pairs, known_calls
-from tracelab.structure.missing import FAR
-from tracelab.structure.skeleton import Bools, Floats, Ints, Skeleton, verdicts
+from tracelab.structure.skeleton import FAR, Bools, Floats, Ints, Skeleton, verdicts
 from tracelab.structure.spine import span_words, take_rows
 
 RARE: Final = 0.02

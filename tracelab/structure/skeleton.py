@@ -9,6 +9,7 @@ import polars as pl
 
 from tracelab import schema
 from tracelab.structure.spine import (
+    CROSSINGS,
     INTACT,
     NO_ROW,
     ODD_IDS,
@@ -27,6 +28,9 @@ Bools = npt.NDArray[np.bool_]
 Floats = npt.NDArray[np.float64]
 
 UNSPECIFIED, INTERNAL, SERVER, CLIENT, PRODUCER, CONSUMER = range(6)
+
+FAR: Final = np.array([word in ("network", "process", "queue") for word, _ in CROSSINGS])
+"""Whether a crossing leaves the process, by code."""
 
 VERDICTS: Final = pl.Schema(
     {  # type: ignore[arg-type]

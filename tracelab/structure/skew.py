@@ -6,8 +6,7 @@ import numpy as np
 import polars as pl
 
 from tracelab import schema
-from tracelab.structure.missing import FAR
-from tracelab.structure.skeleton import CLIENT, INTERNAL, SERVER, Ints, Skeleton, verdicts
+from tracelab.structure.skeleton import CLIENT, FAR, INTERNAL, SERVER, Ints, Skeleton, verdicts
 from tracelab.structure.spine import CROSSINGS, build_spine, take_rows
 from tracelab.traceset import TraceSet
 

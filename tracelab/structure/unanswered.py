@@ -1,0 +1,274 @@
+"""Calls whose server span is not in the capture, where calls like them have one."""
+
+from typing import Final
+
+import numpy as np
+import polars as pl
+
+from tracelab.structure.boundaries import usual_boundaries
+from tracelab.structure.pauses import MOST_PAUSED, find_pauses
+from tracelab.structure.skeleton import CLIENT, CONSUMER, FAR, SERVER, Bools, Floats, Ints, Skeleton
+from tracelab.structure.spine import CROSSINGS, take_rows
+
+MIN_ANSWERED: Final = 0.9
+"""Least share of answered calls at which a call without its server span stands out."""
+
+
+def unanswered_calls(
+    skeleton: Skeleton, claimed: Floats
+) -> tuple[Ints, Ints, Ints, Bools, pl.DataFrame]:
+    """Find client spans that are normally answered by a server span, and are not here.
+
+    A call that failed without any response is not expected to have one. A share of unanswered
+    calls that the callee's own losses explain is expected; beyond it the class also calls
+    something that is not instrumented, and nothing can be said of a single call.
+
+    Parameters
+    ----------
+    skeleton : Skeleton
+        The capture.
+    claimed : ndarray of float64
+        Per row, how many detached roots it probably called.
+
+    Returns
+    -------
+    tuple
+        Rows, the callee's service, the callee's operation, whether a server span is certainly
+        due, and a table of ``boundary`` and ``said_by``.
+
+    Raises
+    ------
+    ValueError
+        Never.
+    """
+    clients = np.flatnonzero((skeleton.kind == CLIENT) & skeleton.timed)
+    served = skeleton.intact
+    kind = skeleton.kind[served]
+    served = served[((kind == SERVER) | (kind == CONSUMER)) & (kind != CLIENT)]
+    parents = skeleton.parent[served]
+    classes = skeleton.caller_class
+    size = int(classes.max()) + 1 if skeleton.n else 1
+    by_client = skeleton.kind[parents] == CLIENT
+    callee = usual_callees(skeleton)
+    total = np.bincount(classes[clients], minlength=size)
+    good = np.bincount(classes[clients[skeleton.served[clients]]], minlength=size)
+    open_calls = clients[~skeleton.served[clients] & (claimed[clients] < 0.1)]
+    code = classes[open_calls]
+    to = np.where(callee[code] >= 0, skeleton.op_service[callee[code]], -1)
+    loss = _loss_rates(skeleton)
+    allowed = np.clip(2.5 * loss[to] + 0.05, 1 - MIN_ANSWERED, MOST_PAUSED)
+    lacking = 1 - good[code] / np.maximum(total[code], 1)
+    usual = (good[code] >= 3) & (lacking <= allowed) & skeleton.column("answered")[open_calls]
+    # Orphans of the caller's own service, the call among them, say nothing of a callee.
+    told = (
+        (to >= 0) & (to != skeleton.service[open_calls]) & orphans_within(skeleton, open_calls, to)
+    )
+    paused = find_pauses(skeleton, clients)[open_calls]
+    # A gateway in between answers with an error of its own where the peer is away.
+    usual |= paused & ~skeleton.column("error")[open_calls]
+    firm = usual | (told & (good[code] >= 3))
+    keep = (good[code] >= 3) & (to >= 0) & (firm | skeleton.column("answered")[open_calls])
+    keep &= ~_answered_astray(skeleton, open_calls, callee[code])
+    rows, crossing = open_calls[keep], np.full(size, 7)
+    seen, _ = most_frequent(
+        classes[parents[by_client]], skeleton.crossing[served[by_client]].astype(np.int64), size
+    )
+    crossing = np.where(seen >= 0, seen, crossing)
+    words = pl.DataFrame(CROSSINGS, schema=["boundary", "said_by"], orient="row")
+    return (
+        rows,
+        to[keep],
+        callee[code[keep]],
+        firm[keep],
+        take_rows(words, pl.Series(crossing[code[keep]])),
+    )
+
+
+def _loss_rates(skeleton: Skeleton) -> Floats:
+    """Share of local parents that are missing, per service; the last entry, 0, is for -1."""
+    size = len(skeleton.services)
+    words = usual_boundaries(skeleton, skeleton.orphans)
+    lost = np.bincount(
+        skeleton.service[skeleton.orphans[words["local"].to_numpy()]], minlength=size
+    )
+    near = skeleton.intact[~FAR[skeleton.crossing[skeleton.intact]]]
+    there = np.bincount(skeleton.service[near], minlength=size)
+    # A rate from a handful of edges is no rate; leaf services lose as the others do.
+    seen = lost + there
+    overall = lost.sum() / max(int(seen.sum()), 1)
+    rates = np.where(seen >= 20, lost / np.maximum(seen, 1), overall)
+    return np.append(rates, 0.0)
+
+
+def usual_callees(skeleton: Skeleton) -> Ints:
+    """Tell which operation usually answers the calls of each caller class.
+
+    Parameters
+    ----------
+    skeleton : Skeleton
+        The capture.
+
+    Returns
+    -------
+    ndarray of int64
+        By caller class; -1 where none ever does.
+
+    Raises
+    ------
+    ValueError
+        Never.
+    """
+    served = skeleton.intact
+    kind, parents = skeleton.kind[served], skeleton.parent[served]
+    answers = ((kind == SERVER) | (kind == CONSUMER)) & (skeleton.kind[parents] == CLIENT)
+    classes = skeleton.caller_class
+    size = int(classes.max()) + 1 if skeleton.n else 1
+    return most_frequent(classes[parents[answers]], skeleton.op[served[answers]], size)[0]
+
+
+def called_astray(skeleton: Skeleton, orphans: Ints) -> Bools:
+    """Tell which orphans answer a call of their trace that names them not as its answer.
+
+    The call is there, nothing else answers it, and its kind of call is usually answered by this
+    very operation: what stood between the two gave a parent of its own.
+
+    Parameters
+    ----------
+    skeleton : Skeleton
+        The capture.
+    orphans : ndarray of int64
+        Rows of orphans.
+
+    Returns
+    -------
+    ndarray of bool
+        Orphan by orphan.
+
+    Raises
+    ------
+    IndexError
+        If a row does not exist.
+    """
+    found = np.zeros(orphans.size, bool)
+    asked = np.flatnonzero((skeleton.kind[orphans] == SERVER) & skeleton.timed[orphans])
+    traces = pl.Series(skeleton.trace[orphans[asked]]).unique()
+    calls = np.flatnonzero((skeleton.kind == CLIENT) & ~skeleton.served & skeleton.timed)
+    calls = calls[pl.Series(skeleton.trace[calls]).is_in(traces.implode()).to_numpy()]
+    if not calls.size:
+        return found
+    open_calls = pl.DataFrame(
+        {
+            "trace": skeleton.trace[calls],
+            "op": usual_callees(skeleton)[skeleton.caller_class[calls]],
+            "call": calls,
+        }
+    )
+    told = pl.DataFrame(
+        {"entry": asked, "trace": skeleton.trace[orphans[asked]], "op": skeleton.op[orphans[asked]]}
+    )
+    met = told.join(open_calls, on=["trace", "op"], how="inner")
+    entry, call = met["entry"].to_numpy(), met["call"].to_numpy()
+    start = skeleton.start[orphans[entry]]
+    inside = (start >= skeleton.start[call] - 5_000_000) & (start <= skeleton.end[call])
+    found[entry[inside]] = True
+    return found
+
+
+def _answered_astray(skeleton: Skeleton, calls: Ints, callee: Ints) -> Bools:
+    """Whether the server span is in the trace after all, under another or a missing parent."""
+    kind = skeleton.kind
+    parent = skeleton.parent
+    # A parent that starts after its child is none: such links come of cycles.
+    earlier = skeleton.start[parent] <= skeleton.start
+    by_client = (parent >= 0) & (kind[parent] == CLIENT) & earlier
+    astray = np.flatnonzero((kind == SERVER) & ~by_client & skeleton.timed)
+    table = pl.DataFrame(
+        {
+            "trace": skeleton.trace[astray],
+            "op": skeleton.op[astray],
+            "start": skeleton.start[astray],
+        }
+    )
+    asked = pl.DataFrame({"trace": skeleton.trace[calls], "op": callee}).with_row_index("call")
+    met = asked.join(table, on=["trace", "op"], how="inner")
+    at = met["call"].to_numpy()
+    start = met["start"].to_numpy()
+    inside = (start >= skeleton.start[calls[at]] - 5_000_000) & (start <= skeleton.end[calls[at]])
+    found = np.zeros(calls.size, bool)
+    found[at[inside]] = True
+    return found
+
+
+def orphans_within(skeleton: Skeleton, calls: Ints, to: Ints) -> Bools:
+    """Tell whether orphans of a service lie within calls: their servers are lost, not elsewhere.
+
+    Parameters
+    ----------
+    skeleton : Skeleton
+        The capture.
+    calls : ndarray of int64
+        Rows.
+    to : ndarray of int64
+        The called service, call by call.
+
+    Returns
+    -------
+    ndarray of bool
+        Call by call: whether its trace has such an orphan in its time.
+
+    Raises
+    ------
+    ValueError
+        If the arrays differ in length.
+    """
+    orphans = skeleton.orphans
+    table = pl.DataFrame(
+        {
+            "trace": skeleton.trace[orphans],
+            "service": skeleton.service[orphans],
+            "start": skeleton.start[orphans],
+        }
+    )
+    asked = pl.DataFrame({"trace": skeleton.trace[calls], "service": to}).with_row_index("call")
+    met = asked.join(table, on=["trace", "service"], how="inner")
+    at = met["call"].to_numpy()
+    inside = (met["start"].to_numpy() >= skeleton.start[calls[at]] - 1_000_000) & (
+        met["start"].to_numpy() <= skeleton.end[calls[at]]
+    )
+    told = np.zeros(calls.size, bool)
+    told[at[inside]] = True
+    return told
+
+
+def most_frequent(keys: Ints, values: Ints, size: int) -> tuple[Ints, Floats]:
+    """Find the most frequent value of each key.
+
+    Parameters
+    ----------
+    keys, values : ndarray of int64
+        Row by row; keys from 0.
+    size : int
+        How many keys there are.
+
+    Returns
+    -------
+    tuple of ndarray
+        By key: the value, -1 where there is none, and its share of the key's rows.
+
+    Raises
+    ------
+    ValueError
+        If the arrays differ in length.
+    """
+    counts = (
+        pl.DataFrame({"key": keys, "value": values})
+        .group_by("key", "value")
+        .len()
+        .with_columns(share=pl.col("len") / pl.col("len").sum().over("key"))
+        .sort("key", "len", "value", descending=[False, True, False])
+        .unique("key", keep="first", maintain_order=True)
+    )
+    mode, share = np.full(size, -1), np.zeros(size)
+    mode[counts["key"].to_numpy()] = counts["value"].to_numpy()
+    share[counts["key"].to_numpy()] = counts["share"].to_numpy()
+    return mode, share
