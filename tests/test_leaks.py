@@ -155,3 +155,30 @@ def test_the_link_at_which_a_request_id_changes_is_blamed():
             request_id=f"r{number}",
         )
     assert {row[0] for row in wrong_parents(capture)} == {span_id(111), span_id(123)}
+
+
+def test_one_late_call_in_thirty_is_a_leak_where_a_caller_waits_for_it():
+    capture = requests(30, without=frozenset({7, 20}))
+    capture.span(7, 100, 1, name="pack", start=20 * 20 + 2.3, duration=3)
+    assert wrong_parents(capture) == [(span_id(100), span_id(1), "context_leak")]
+
+
+def strange_calls(number_of: int, *, lost: frozenset[int]) -> Capture:
+    """Some requests of another route make a call that only the usual ones make."""
+    capture = requests(600, without=lost)
+    for number in range(600):
+        capture.span(1000 + number, 1, kind="SERVER", name="PUT", start=20 * number, duration=15)
+    for number in range(60, 60 + 40 * number_of, 40):
+        capture.span(1000 + number, 2, 1, name="pack", start=20 * number + 2.4, duration=3)
+    return capture
+
+
+def test_calls_within_a_strange_caller_are_leaks_where_each_is_lacking_elsewhere():
+    capture = strange_calls(8, lost=frozenset(range(60, 380, 40)))
+    assert {row[1:] for row in wrong_parents(capture)} == {(span_id(1), "context_leak")}
+    assert len(wrong_parents(capture)) == 8
+
+
+def test_calls_within_a_strange_caller_are_a_code_path_where_nobody_lacks_them():
+    assert wrong_parents(strange_calls(8, lost=frozenset())) == []
+    assert wrong_parents(strange_calls(8, lost=frozenset(range(75, 395, 40)))) == []

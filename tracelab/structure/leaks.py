@@ -36,6 +36,7 @@ _DOUBTS: Final = pl.Schema(
     {
         "row": pl.Int64,
         "op": pl.Int64,
+        "n_op": pl.Int64,
         "request": pl.Boolean,
         "tenant": pl.Boolean,
         "strange": pl.Boolean,
@@ -126,12 +127,11 @@ def _doubts(skeleton: Skeleton) -> pl.DataFrame:
         late_pair=pl.col("late").sum().over("pair"),
     )
     common = pl.col("n_op") >= MIN_USUAL
-    strange = common & (pl.col("n_pair") <= RARE * pl.col("n_op"))
+    few = pl.max_horizontal(1.0, RARE * pl.col("n_op"))
+    strange = common & (pl.col("n_pair") <= few)
     # A caller that is rare itself and often calls this is a code path of its own.
     strange &= pl.col("n_pair") <= SELDOM * pl.col("callers")
-    # A rare call that comes again and always fits into its caller is a code path.
-    strange &= (pl.col("n_pair") < 5) | (pl.col("inside_pair") < pl.col("n_pair"))
-    rare_late = common & pl.col("late") & (pl.col("late_op") <= RARE)
+    rare_late = common & pl.col("late") & (pl.col("late_op") * pl.col("n_op") <= few)
     # A pair that is always late is a pattern of its own, however rare its operation makes it.
     rare_late &= (pl.col("late_pair") <= 0.2 * pl.col("n_pair")) | strange
     # Where work outlives its parent now and then nobody waits for it, and a late start is the
@@ -193,7 +193,7 @@ def _may_be_odd(pair: Ints, n_op: Ints, *, odd: Bools) -> Bools:
     codes, kind = np.unique(pair, return_inverse=True)
     count = np.bincount(kind, minlength=codes.size)
     any_odd = np.bincount(kind, weights=odd, minlength=codes.size) > 0
-    found: Bools = any_odd[kind] | (count[kind] <= RARE * n_op)
+    found: Bools = any_odd[kind] | (count[kind] <= np.maximum(1, RARE * n_op))
     return found
 
 
@@ -288,7 +288,8 @@ def _verdicts(
     parents = take_rows(skeleton.ops, pl.Series(skeleton.op[skeleton.parent[rows]]))
     others = take_rows(skeleton.ops, pl.Series(skeleton.op[shown]))
     ids = pl.col("request") | pl.col("tenant")
-    both = pl.col("strange") & pl.col("late")
+    # Once in fewer than fifty is not rare enough to speak for itself.
+    both = pl.col("strange") & pl.col("late") & (pl.col("n_op") >= 1 / RARE)
     confidence = (
         pl.when(ids)
         .then(0.95)
