@@ -99,6 +99,61 @@ def test_calls_of_which_some_go_unanswered_at_random_are_legal():
     assert loud(calls(300, lost=lost)).height == 0
 
 
+def fates(letters: str, *, gap: float = 100.0) -> Capture:
+    """Calls from a to b: a digit names the process that answered, - left no span, x met a 502."""
+    capture = Capture()
+    for number, fate in enumerate(letters, start=1):
+        at = number * gap
+        code = 502 if fate == "x" else 200
+        capture.span(number, 1, start=at, duration=20, kind="SERVER", name="GET /", service="a")
+        capture.span(
+            number,
+            2,
+            1,
+            start=at + 2,
+            duration=12,
+            kind="CLIENT",
+            name="GET",
+            service="a",
+            http_response_status_code=code,
+            status_code="ERROR" if code == 502 else "UNSET",
+            **LOCAL,
+        )
+        if fate.isdigit():
+            capture.span(
+                number,
+                3,
+                2,
+                start=at + 3,
+                duration=10,
+                kind="SERVER",
+                name="GET /b",
+                service="b",
+                service_instance_id=f"b-{fate}",
+                parent_is_remote=True,
+            )
+    return capture
+
+
+def test_what_a_gateway_answers_in_place_of_its_peer_needs_no_server_span():
+    assert loud(fates("1" * 60 + "x" * 5 + "1" * 60)).height == 0
+    assert loud(fates("1" * 60 + "-" + "1" * 60)).height == 1
+
+
+def test_what_is_answered_after_an_outage_was_not_lost_as_the_process_before_it_ended():
+    missed = loud(fates("1" * 40 + "-" * 20 + "x" * 6 + "-" * 30 + "2" * 80)).sort("time")
+    assert missed["kind"].to_list() == ["missing_server"] * 50
+    assert set(missed["cause"][:20]) == {"process_exit"}
+    assert set(missed["cause"][20:]) == {"export_failure"}
+
+
+def test_a_peer_that_ceased_several_times_had_ceased_when_the_capture_began():
+    came_back = ("1" * 10 + "-" * 20) * 5 + "1" * 10
+    assert loud(fates("-" * 30 + came_back, gap=500)).height >= 0.9 * 130
+    # One change only may be the day on which it was instrumented.
+    assert loud(fates("-" * 130 + "1" * 60)).height == 0
+
+
 def test_a_peer_whose_answers_end_for_good_lost_its_spans():
     capture = calls(400, gap=500, lost=set(range(41, 401)))
     missed = loud(capture).filter(pl.col("kind") == "missing_server")

@@ -6,17 +6,17 @@ most causes show only as a pattern: one operation, one process, one stretch of t
 a trace-id threshold.
 """
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Final
 
 import numpy as np
-import numpy.typing as npt
 import polars as pl
 
-from tracelab.structure.censoring import cut_odds, open_odds, over_odds
+from tracelab.structure.case import MIN_ODDS, Case
+from tracelab.structure.censoring import cut_odds
+from tracelab.structure.ends import weigh_ends
 from tracelab.structure.gaps import ALONE, BETWEEN, CLOSE_BY, STEADY, find_gaps
 from tracelab.structure.losses import (
-    EXPORT_DELAY_NS,
     Lifetimes,
     bursts_of_loss,
     find_lifetimes,
@@ -24,9 +24,8 @@ from tracelab.structure.losses import (
 )
 from tracelab.structure.missing import Missing
 from tracelab.structure.sampling import MIN_SEPARATION
-from tracelab.structure.skeleton import CONSUMER, FAR, SERVER, Bools, Floats, Ints, Skeleton
-from tracelab.structure.spine import INTACT
-from tracelab.structure.unanswered import called_astray
+from tracelab.structure.skeleton import FAR, Bools, Floats, Ints, Skeleton
+from tracelab.structure.unrecorded import weigh_hops
 
 Hints = dict[str, tuple[set[str], bool]]
 
@@ -40,59 +39,12 @@ CAUSES: Final = (
     "uninstrumented_hop",
 )
 
-_ENOUGH: Final = 50
-"""Least hops from which a usual rate of loss is taken."""
-
 _ALWAYS_POSSIBLE: Final = {
     "queue_overflow": 0.15,
     "export_failure": 0.15,
     "span_never_ended": 0.1,
 }
 """Causes that no evidence excludes stay among the alternatives."""
-
-
-@dataclass(slots=True)
-class Case:
-    """Weights and words, gathered per missing span.
-
-    Parameters
-    ----------
-    weights : dict of str to ndarray of float64
-        By cause.
-    words : dict of str to ndarray of int32
-        By cause, which of `texts` says why; 0 where nothing does.
-    texts : list of str
-        Evidence, the empty text first.
-    """
-
-    weights: dict[str, Floats]
-    words: dict[str, npt.NDArray[np.int32]] = field(default_factory=dict)
-    texts: list[str] = field(default_factory=lambda: [""])
-
-    def put(self, cause: str, where: Bools | Ints, weight: Floats | float, text: str) -> None:
-        """Raise a weight, and give the text that says why."""
-        rows = np.flatnonzero(where) if np.asarray(where).dtype == bool else np.asarray(where)
-        new = np.broadcast_to(np.asarray(weight, dtype=np.float64), rows.shape)
-        higher = new > self.weights[cause][rows]
-        if not higher.any():
-            return
-        self.weights[cause][rows[higher]] = new[higher]
-        self.texts.append(text)
-        size = self.weights[cause].size
-        words = self.words.setdefault(cause, np.zeros(size, np.int32))
-        words[rows[higher]] = len(self.texts) - 1
-
-    def copy_entries(self, to: Ints, source: Ints) -> None:
-        """Give some entries the weights and words of others."""
-        for cause, weights in self.weights.items():
-            weights[to] = weights[source]
-            if cause in self.words:
-                self.words[cause][to] = self.words[cause][source]
-
-
-MIN_ODDS: Final = 0.5
-"""Least odds of a span cut off by the capture's edge against one that got lost, from which an
-orphan is not called a defect without better evidence."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,7 +113,7 @@ def judge_causes(
     cut = cut_odds(skeleton, missing)
     missing = replace(missing, process=likely_processes(skeleton, missing))
     lifetimes = find_lifetimes(skeleton, missing)
-    _edges(skeleton, missing, lifetimes, case)
+    weigh_ends(skeleton, missing, lifetimes, case)
     case.put(
         "capture_edge",
         cut >= MIN_ODDS,
@@ -169,87 +121,12 @@ def judge_causes(
         "spans of its service are missing near the capture's edge far oftener than elsewhere",
     )
     _sampling(separation, readings, case)
-    _hops(skeleton, missing, case)
+    weigh_hops(skeleton, missing, case)
     _operations(skeleton, missing, case)
     _exports(skeleton, missing, lifetimes, case)
     _counters(skeleton, missing, hints, case)
     _same_span(skeleton, missing, case)
     return _weigh(case, n, min_confidence)
-
-
-def _edges(skeleton: Skeleton, missing: Missing, lifetimes: Lifetimes, case: Case) -> None:
-    """Weigh whether the span ended after its process's last exported one, or before the first."""
-    width = np.maximum(missing.end_high - missing.end_low, 1)
-    after = np.clip((missing.end_high - lifetimes.last) / width, 0, 1)
-    before = np.clip((lifetimes.first - missing.end_low) / width, 0, 1)
-    # A process cannot have taken up what began long after it fell silent.
-    in_time = skeleton.start[missing.row] <= lifetimes.last + EXPORT_DELAY_NS
-    exits = lifetimes.exited & (after > 0) & in_time
-    after_exit = after * _beyond_usual(skeleton, missing, exits)
-    case.put(
-        "process_exit",
-        exits & lifetimes.replaced,
-        40 * after_exit[exits & lifetimes.replaced],
-        "open when its process sent its last span; a new process of the service follows",
-    )
-    plain = exits & ~lifetimes.replaced
-    case.put(
-        "process_exit",
-        plain,
-        15 * after_exit[plain],
-        "open when its process sent its last span, long before the capture's end",
-    )
-    # It answered after its last export: that batch may have been refused as well.
-    answered = exits & missing.call
-    case.put("export_failure", answered, 25.0, "its process exported nothing after it")
-    late = ~lifetimes.exited & (after > 0)
-    case.put("capture_edge", late, 25 * after[late], "still open when the capture stopped")
-    # Durations have long tails: a slow span may have been open still.
-    odds = open_odds(skeleton, missing, lifetimes)
-    slow = odds >= MIN_ODDS
-    case.put(
-        "capture_edge",
-        slow,
-        np.minimum(odds[slow], 10.0),
-        "likelier open still when the capture stopped than lost",
-    )
-    odds = over_odds(skeleton, missing, lifetimes)
-    over = odds >= MIN_ODDS
-    case.put(
-        "capture_edge",
-        over,
-        np.minimum(odds[over], 10.0),
-        "likelier over before the capture began than lost",
-    )
-    early = before > 0
-    case.put("capture_edge", early, 25 * before[early], "ended before the capture began")
-    cut = missing.end_low - skeleton.window[0] < 0
-    case.put("capture_edge", cut, 25.0, "ended before the capture began")
-
-
-def _beyond_usual(skeleton: Skeleton, missing: Missing, exits: Bools) -> Floats:
-    """Share of the remote parents lost at an exit that would be there at other times, per entry.
-
-    Parents of an operation that are missing all the time, as those are that nothing records, are
-    missing while some process exits, too.
-    """
-    share = np.ones(exits.size)
-    asked = exits & ~missing.call & ~missing.local
-    if not asked.any():
-        return share
-    ops = skeleton.op[missing.row]
-    for op in np.unique(ops[asked]).tolist():
-        mine = ~missing.call & ~missing.local & (ops == op)
-        then = skeleton.start[missing.row[mine & asked]]
-        rows = skeleton.by_op.rows(op)
-        rows = rows[skeleton.state[rows] == INTACT]
-        begun = skeleton.start[rows[FAR[skeleton.crossing[rows]]]]
-        held = int(((begun >= then.min()) & (begun <= then.max())).sum())
-        lost_then, lost_else = then.size, int(mine.sum()) - then.size
-        at_exit = lost_then / (lost_then + held)
-        usual = lost_else / (lost_else + begun.size - held + 1)
-        share[mine & asked] = max(0.0, 1.0 - usual / at_exit)
-    return share
 
 
 def _sampling(found: Floats, reading: list[str], case: Case) -> None:
@@ -263,108 +140,6 @@ def _sampling(found: Floats, reading: list[str], case: Case) -> None:
             f"a threshold on the trace id ({name}) parts traces with the service from those "
             "without it",
         )
-
-
-def _hops(skeleton: Skeleton, missing: Missing, case: Case) -> None:
-    """Remote parents that no trace of the capture holds."""
-    intact = skeleton.intact
-    far = intact[FAR[skeleton.crossing[intact]]]
-    n_ops, n_services = skeleton.ops.height, len(skeleton.services)
-    held_op = np.bincount(skeleton.op[far], minlength=n_ops)
-    held_service = np.bincount(skeleton.service[far], minlength=n_services)
-    kind = skeleton.kind[missing.row]
-    remote = ~missing.call & ~missing.local & ((kind == SERVER) | (kind == CONSUMER))
-    remote |= ~missing.call & ~missing.local & (skeleton.remote[missing.row] == 1)
-    op, service = skeleton.op[missing.row], skeleton.service[missing.row]
-    lost_op = np.bincount(op[remote], minlength=n_ops)
-    lost_service = np.bincount(service[remote], minlength=n_services)
-    case.put(
-        "uninstrumented_hop",
-        remote & (held_service[service] == 0) & (lost_service[service] >= 2),
-        np.where(lost_service[service] >= 5, 80.0, 25.0)[
-            remote & (held_service[service] == 0) & (lost_service[service] >= 2)
-        ],
-        "no caller of this service stands in the capture",
-    )
-    # What strikes now and then cannot be why a caller is never there.
-    never = remote & (held_op[op] == 0) & (lost_op[op] >= 3)
-    case.put(
-        "uninstrumented_hop",
-        never,
-        np.minimum(4.0 * lost_op[op][never], 120.0),
-        "no caller of this operation stands in the capture",
-    )
-    case.put(
-        "uninstrumented_hop",
-        remote & (held_service[service] == 0) & (lost_service[service] == 1),
-        1.5,
-        "its only caller does not stand in the capture",
-    )
-    case.put(
-        "uninstrumented_hop",
-        np.flatnonzero(remote)[called_astray(skeleton, missing.row[remote])],
-        12.0,
-        "a call of its trace that it usually answers is there: something between them gave it "
-        "a parent of its own",
-    )
-    rate = lost_op / np.maximum(lost_op + held_op, 1)
-    usual = _usual_loss(skeleton, missing, lost_op, held_op)
-    case.put(
-        "uninstrumented_hop",
-        remote & (lost_op[op] >= 8) & (rate[op] > 4 * usual[op] + 0.1),
-        3.0,
-        "callers of this operation are missing far oftener than other spans",
-    )
-    here = _caller_loss(skeleton, missing, remote)
-    # What a sampler took is no sign of a hop that nothing records.
-    open_cases = remote & (case.weights["sampled_out"] < MIN_ODDS)
-    lost_op = np.bincount(op[open_cases], minlength=n_ops)
-    rate = lost_op / np.maximum(lost_op + held_op, 1)
-    case.put(
-        "uninstrumented_hop",
-        open_cases & (lost_op[op] >= 20) & (rate[op] >= 0.5) & (rate[op] > 8 * here + 0.1),
-        12.0,
-        "most callers of this operation are missing, other spans of the service that calls it "
-        "are there",
-    )
-
-
-def _caller_loss(skeleton: Skeleton, missing: Missing, remote: Bools) -> Floats:
-    """Share of spans that a presumed caller's service lost for other operations, per entry.
-
-    1 where the service is not known or has too few spans to tell.
-    """
-    known = missing.service >= 0
-    size = len(skeleton.services)
-    lost = np.bincount(missing.service[known & ~missing.call], minlength=size)
-    held = np.bincount(skeleton.service, minlength=size)
-    n_ops = skeleton.ops.height
-    asked = np.flatnonzero(remote & known)
-    share = np.ones(missing.row.size)
-    hop = missing.service[asked] * n_ops + skeleton.op[missing.row[asked]]
-    _, slot, own = np.unique(hop, return_inverse=True, return_counts=True)
-    service = missing.service[asked]
-    others = lost[service] - own[slot]
-    enough = held[service] >= _ENOUGH
-    share[asked[enough]] = ((others + 1) / (others + held[service] + 1))[enough]
-    return share
-
-
-def _usual_loss(skeleton: Skeleton, missing: Missing, lost: Ints, held: Ints) -> Floats:
-    """Share of parents that are missing elsewhere in the capture, per operation.
-
-    The larger of the share of local parents, and of remote parents of other operations; 1 where
-    neither is known, so that nothing stands out.
-    """
-    near_lost = int((missing.local & ~missing.call).sum())
-    near = near_lost + int((~FAR[skeleton.crossing[skeleton.intact]]).sum())
-    local = near_lost / near if near >= _ENOUGH else 0.0
-    seen = lost + held
-    others = seen.sum() - seen
-    remote = np.where(others >= _ENOUGH, (lost.sum() - lost) / np.maximum(others, 1), 0.0)
-    known = (near >= _ENOUGH) | (others >= _ENOUGH)
-    usual: Floats = np.where(known, np.maximum(local, remote), 1.0)
-    return usual
 
 
 def _operations(skeleton: Skeleton, missing: Missing, case: Case) -> None:

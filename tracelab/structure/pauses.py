@@ -100,7 +100,8 @@ def find_pauses(skeleton: Skeleton, clients: Ints) -> Bools:
     high = np.minimum(place + _NEAR + 1, start[codes] + many[codes])
     mute = ~answered & (open_before[high] - open_before[low] >= _MUTE * (high - low))
     found = np.zeros(skeleton.n, bool)
-    inside = few[codes] & mute & (earlier > 0) & ((behind > 0) | ends[codes])
+    # What ceased and came back several times had probably ceased when the capture began.
+    inside = few[codes] & mute & ((earlier > 0) | often[codes]) & ((behind > 0) | ends[codes])
     chosen = pl.Series(key[first]).filter(pl.Series(np.isin(clients[first], rows[inside])))
     found[clients] = pl.Series(key).is_in(chosen.implode()).to_numpy()
     return found

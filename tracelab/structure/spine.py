@@ -42,15 +42,17 @@ SPINE: Final = pl.Schema(
         "sampled": pl.Int8,
         "error": pl.Boolean,
         "answered": pl.Boolean,
+        "turned_away": pl.Boolean,
         "linked": pl.Boolean,
         "shared": pl.Boolean,
     }
 )
 """``state`` is ROOT, INTACT or ORPHAN; ``remote`` is 1, 0, or -1 where the span does not say;
 ``crossing`` indexes CROSSINGS; ``sampled`` is bit 0 of the flags, or -1 where flags are absent;
-``answered``: a response code or an unset or good status says that the peer replied; ``request``
-and ``tenant`` and ``thread`` and ``task`` are 0 where unknown; ``shared``: another span has the
-same key."""
+``answered``: a response code or an unset or good status says that something replied;
+``turned_away``: nothing did, or what may be a gateway in front of the peer; ``request`` and
+``tenant`` and ``thread`` and ``task`` are 0 where unknown; ``shared``: another span has the same
+key."""
 
 OPS: Final = pl.Schema(
     {"op": pl.UInt64, "service_name": pl.String, "name": pl.String, "kind": pl.String}
@@ -205,9 +207,17 @@ def _short_hash(*names: str) -> pl.Expr:
 _PROCESS_TEXTS: Final = ("service_name", "service_instance_id", "host_name", "process_pid")
 
 
+_NOBODY_THERE: Final = (502, 503, 504)
+"""Codes with which a gateway says that it got no answer from behind it (RFC 9110, 15.6); 503 is
+a server's own as often."""
+
+
 def _coded(traces: TraceSet) -> pl.DataFrame:
     """Numbers of each span, parent rows not yet known."""
     flags = pl.col("flags").fill_null(0)
+    answered = pl.col("http_response_status_code").is_not_null() | (
+        pl.col("status_code") != "ERROR"
+    ).fill_null(value=True)
     coded = traces.spans.select(
         *_ids(),
         pl.when(pl.col("parent_is_remote").is_null())
@@ -228,10 +238,11 @@ def _coded(traces: TraceSet) -> pl.DataFrame:
         .otherwise((flags & 1).cast(pl.Int8))
         .alias("sampled"),
         (pl.col("status_code") == "ERROR").fill_null(value=False).alias("error"),
+        answered.alias("answered"),
         (
-            pl.col("http_response_status_code").is_not_null()
-            | (pl.col("status_code") != "ERROR").fill_null(value=True)
-        ).alias("answered"),
+            ~answered
+            | pl.col("http_response_status_code").is_in(_NOBODY_THERE).fill_null(value=False)
+        ).alias("turned_away"),
         (pl.col("trace_id").hash(11)).alias("_trace_hash"),
         (pl.col("span_id").hash(12)).alias("_span_hash"),
         (pl.col("parent_span_id").hash(12)).alias("_parent_hash"),

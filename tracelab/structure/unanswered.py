@@ -58,14 +58,13 @@ def unanswered_calls(
     loss = _loss_rates(skeleton)
     allowed = np.clip(2.5 * loss[to] + 0.05, 1 - MIN_ANSWERED, MOST_PAUSED)
     lacking = 1 - good[code] / np.maximum(total[code], 1)
-    usual = (good[code] >= 3) & (lacking <= allowed) & skeleton.column("answered")[open_calls]
+    replied = ~skeleton.column("turned_away")[open_calls]
+    usual = (good[code] >= 3) & (lacking <= allowed) & replied
     # Orphans of the caller's own service, the call among them, say nothing of a callee.
     told = (
         (to >= 0) & (to != skeleton.service[open_calls]) & orphans_within(skeleton, open_calls, to)
     )
-    paused = find_pauses(skeleton, clients)[open_calls]
-    # A gateway in between answers with an error of its own where the peer is away.
-    usual |= paused & ~skeleton.column("error")[open_calls]
+    usual |= find_pauses(skeleton, clients)[open_calls] & replied
     firm = usual | (told & (good[code] >= 3))
     keep = (good[code] >= 3) & (to >= 0) & (firm | skeleton.column("answered")[open_calls])
     keep &= ~_answered_astray(skeleton, open_calls, callee[code])

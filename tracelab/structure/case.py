@@ -1,0 +1,52 @@
+"""What speaks for each cause of each missing span: weights, and the words that say why."""
+
+from dataclasses import dataclass, field
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+
+from tracelab.structure.skeleton import Bools, Floats, Ints
+
+MIN_ODDS: Final = 0.5
+"""Least odds of a span cut off by the capture's edge against one that got lost, from which an
+orphan is not called a defect without better evidence."""
+
+
+@dataclass(slots=True)
+class Case:
+    """Weights and words, gathered per missing span.
+
+    Parameters
+    ----------
+    weights : dict of str to ndarray of float64
+        By cause.
+    words : dict of str to ndarray of int32
+        By cause, which of `texts` says why; 0 where nothing does.
+    texts : list of str
+        Evidence, the empty text first.
+    """
+
+    weights: dict[str, Floats]
+    words: dict[str, npt.NDArray[np.int32]] = field(default_factory=dict)
+    texts: list[str] = field(default_factory=lambda: [""])
+
+    def put(self, cause: str, where: Bools | Ints, weight: Floats | float, text: str) -> None:
+        """Raise a weight, and give the text that says why."""
+        rows = np.flatnonzero(where) if np.asarray(where).dtype == bool else np.asarray(where)
+        new = np.broadcast_to(np.asarray(weight, dtype=np.float64), rows.shape)
+        higher = new > self.weights[cause][rows]
+        if not higher.any():
+            return
+        self.weights[cause][rows[higher]] = new[higher]
+        self.texts.append(text)
+        size = self.weights[cause].size
+        words = self.words.setdefault(cause, np.zeros(size, np.int32))
+        words[rows[higher]] = len(self.texts) - 1
+
+    def copy_entries(self, to: Ints, source: Ints) -> None:
+        """Give some entries the weights and words of others."""
+        for cause, weights in self.weights.items():
+            weights[to] = weights[source]
+            if cause in self.words:
+                self.words[cause][to] = self.words[cause][source]
