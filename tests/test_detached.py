@@ -4,7 +4,7 @@ import numpy as np
 import polars as pl
 import pytest
 
-from tests.building import Capture, span_id
+from tests.building import Capture, span_id, trace_id
 from tracelab.structure import find_breaks
 from tracelab.structure.assignment import draw_contested
 from tracelab.structure.laws import association_marginals
@@ -277,3 +277,20 @@ def test_a_call_whose_server_is_lost_beside_its_children_has_called_no_root():
             entry = 1000 + number
             capture.span(entry, 5, name="GET /items", kind="SERVER", start=at + 1.2, **inner)
     assert detached(capture).height == 0
+
+
+def test_a_caller_that_made_fewer_calls_than_all_others_is_the_one_that_lacks_a_root():
+    rng = np.random.default_rng(4)
+    capture = Capture()
+    lost = set(range(20, 400, 40))
+    for number, at in enumerate(np.sort(rng.uniform(0.0, 1200.0, 400)).tolist()):
+        capture.span(number, 1, kind="SERVER", name="GET", start=at, duration=12)
+        first, second = np.sort(rng.uniform(0.5, 9.0, 2)).tolist()
+        capture.span(number, 2, 1, name="pack", start=at + first, duration=1)
+        away = number in lost
+        trace, parent = (10_000 + number, None) if away else (number, 1)
+        capture.span(trace, 3, parent, name="pack", start=at + second, duration=1)
+    proposals = dict(detached(capture).select("trace_id", "proposed_trace_id").rows())
+    truth = {trace_id(10_000 + number): trace_id(number) for number in lost}
+    assert len(proposals) >= 0.9 * len(lost)
+    assert proposals.items() <= truth.items()

@@ -14,6 +14,7 @@ from typing import Final
 import numpy as np
 
 from tracelab.structure.assignment import draw_contested
+from tracelab.structure.known_calls import Intact
 from tracelab.structure.laws import Law, association_marginals, pair_ranges
 from tracelab.structure.skeleton import Floats, Ints, Skeleton
 
@@ -21,23 +22,6 @@ MAX_PAIRS: Final = 2_000_000
 """Candidate pairs per operation; windows are halved until they fit (bounded memory)."""
 
 _FEATURES: Final = ("thread", "task", "request", "tenant")
-
-
-@dataclass(frozen=True, slots=True)
-class Intact:
-    """What intact calls of one caller class to the operation look like.
-
-    Parameters
-    ----------
-    start_gap, end_gap : ndarray of int64
-        Callee start minus caller start, caller end minus callee end.
-    per_caller : float
-        Calls per caller that calls at all.
-    """
-
-    start_gap: Ints
-    end_gap: Ints
-    per_caller: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -402,43 +386,3 @@ def _summary(n: int, pairs: Pairs, marginal: Floats) -> Answer:
     close = marginal >= 0.1 * np.maximum(probability[pairs.callee], 1e-9)
     rivals = np.bincount(pairs.callee, weights=close, minlength=n).astype(np.int64) - 1
     return Answer(called, best, probability, np.maximum(rivals, 0), pairs, marginal)
-
-
-def known_calls(skeleton: Skeleton, rows: Ints, *, least: int = 2) -> dict[int, Intact]:
-    """Learn from the intact calls to an operation, per caller class.
-
-    Parameters
-    ----------
-    skeleton : Skeleton
-        The capture.
-    rows : ndarray of int64
-        Intact rows of the operation.
-    least : int
-        Caller classes with fewer calls are left out: an odd link or two is no rule.
-
-    Returns
-    -------
-    dict of int to Intact
-        By caller class. Links to a parent that began after its child do not count.
-
-    Raises
-    ------
-    IndexError
-        If a row has no parent.
-    """
-    parent = skeleton.parent[rows]
-    causal = skeleton.start[parent] <= skeleton.start[rows] + 5_000_000
-    rows, parent = rows[causal], parent[causal]
-    classes = skeleton.caller_class[parent]
-    known = {}
-    for code in np.unique(classes):
-        mine = classes == code
-        if mine.sum() < least:
-            continue
-        callers = np.unique(parent[mine]).size
-        known[int(code)] = Intact(
-            start_gap=skeleton.start[rows[mine]] - skeleton.start[parent[mine]],
-            end_gap=skeleton.end[parent[mine]] - skeleton.end[rows[mine]],
-            per_caller=float(mine.sum()) / callers,
-        )
-    return known

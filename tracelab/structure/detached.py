@@ -11,15 +11,14 @@ from tracelab.structure.boundaries import boundary_between
 from tracelab.structure.calls import (
     Answer,
     CallerClass,
-    Intact,
     Pairs,
     answer,
     candidate_pairs,
-    known_calls,
     measure,
 )
 from tracelab.structure.callstack import innermost_open
 from tracelab.structure.discovery import MIN_CALLS, Suspect, discover_callers
+from tracelab.structure.known_calls import Intact, callers_with_room, known_calls
 from tracelab.structure.laws import Law
 from tracelab.structure.peers import Peers
 from tracelab.structure.skeleton import (
@@ -293,10 +292,7 @@ def _free(skeleton: Skeleton, code: int, intact: Ints, per_caller: float, crosse
     rows = rows[skeleton.timed[rows]]
     if crosses:
         return rows[~skeleton.served[rows]]
-    if per_caller > 1.3:
-        return rows
-    parents = np.unique(skeleton.parent[intact])
-    return rows[~np.isin(rows, parents, assume_unique=True)]
+    return callers_with_room(skeleton, rows, intact, per_caller)
 
 
 def _while_waiting(skeleton: Skeleton, callees: Ints, pairs: Pairs) -> Pairs:

@@ -12,7 +12,8 @@ import numpy as np
 import polars as pl
 
 from tracelab.structure.boundaries import boundary_between
-from tracelab.structure.calls import Answer, CallerClass, answer, candidate_pairs, known_calls
+from tracelab.structure.calls import Answer, CallerClass, answer, candidate_pairs
+from tracelab.structure.known_calls import callers_with_room, known_calls
 from tracelab.structure.skeleton import FAR, Bools, Floats, Ints, Skeleton, verdicts
 from tracelab.structure.spine import span_words, take_rows
 
@@ -28,6 +29,9 @@ SELDOM: Final = 0.1
 CROWDED: Final = 0.3
 """At most this share of callers may call an operation twice for a second call to be unusual."""
 
+MOSTLY: Final = 0.6
+"""Least share of the calls of what may be a code path that callers elsewhere must lack."""
+
 HOARD: Final = 5
 """Least number of parents that show what is usual, and least multiple of it that is not."""
 
@@ -36,6 +40,8 @@ _DOUBTS: Final = pl.Schema(
     {
         "row": pl.Int64,
         "op": pl.Int64,
+        "pair": pl.Int64,
+        "path": pl.Boolean,
         "n_op": pl.Int64,
         "request": pl.Boolean,
         "tenant": pl.Boolean,
@@ -131,6 +137,8 @@ def _doubts(skeleton: Skeleton) -> pl.DataFrame:
     strange = common & (pl.col("n_pair") <= few)
     # A caller that is rare itself and often calls this is a code path of its own.
     strange &= pl.col("n_pair") <= SELDOM * pl.col("callers")
+    # A rare call that comes again and always fits into its caller may be a code path.
+    path = (pl.col("n_pair") >= 5) & (pl.col("inside_pair") == pl.col("n_pair"))
     rare_late = common & pl.col("late") & (pl.col("late_op") * pl.col("n_op") <= few)
     # A pair that is always late is a pattern of its own, however rare its operation makes it.
     rare_late &= (pl.col("late_pair") <= 0.2 * pl.col("n_pair")) | strange
@@ -171,6 +179,7 @@ def _doubts(skeleton: Skeleton) -> pl.DataFrame:
             request=pl.col("request") & (pl.col("request_op") < 0.5),
             tenant=pl.col("tenant") & (pl.col("tenant_op") < 0.5),
             strange=strange,
+            path=path,
             late=rare_late,
         )
         .filter(pl.any_horizontal("request", "tenant", "strange", "late", "crowded"))
@@ -258,13 +267,11 @@ def _ask(skeleton: Skeleton, op: int, doubtful: Ints) -> Answer | None:
     known = known_calls(skeleton, sound) if sound.size else {}
     if not known:
         return None
-    busy = np.unique(skeleton.parent[sound])
     classes = []
     for code, calls in sorted(known.items(), key=lambda item: -item[1].start_gap.size)[:6]:
         callers = skeleton.by_class.rows(code)
         callers = callers[skeleton.timed[callers]]
-        if calls.per_caller <= 1.3:
-            callers = callers[~np.isin(callers, busy, assume_unique=True)]
+        callers = callers_with_room(skeleton, callers, sound, calls.per_caller)
         reach = int(2 * np.quantile(calls.start_gap, 0.99)) + 2_000_000
         if callers.size:
             classes.append(CallerClass(code, callers, calls, reach))
@@ -298,6 +305,8 @@ def _verdicts(
         .otherwise(pl.col("called"))
         .clip(0.0, 0.98)
     )
+    # Some callers lack a call as its span got lost: chance meets one that fits now and then.
+    mostly = pl.col("believed").mean().over("pair") >= MOSTLY
     table = (
         boundary_between(skeleton, shown, rows)
         .hstack(doubts)
@@ -310,7 +319,8 @@ def _verdicts(
             from_service=others["service_name"],
             to_service=skeleton.service_names(skeleton.service[rows]),
         )
-        .filter(ids | both | (pl.min_horizontal("called", "sure") >= min_probability))
+        .with_columns(believed=pl.min_horizontal("called", "sure") >= min_probability)
+        .filter(ids | both | (pl.col("believed") & (~pl.col("path") | mostly)))
     )
     proposed = (pl.col("sure") >= 0.5) & (pl.col("best") >= 0)
     return verdicts(
