@@ -457,6 +457,60 @@ def test_where_no_client_waits_the_way_back_is_judged_too():
     assert told.select("caller_clock", "certain").rows() == [("x", True), ("y", False)]
 
 
+def handed_on(capture, *, behind, fitting=40):
+    """A host proven `behind` ms by its calls; it also takes messages and asynchronous work."""
+    for number in range(1, 41):
+        at = number * 100.0
+        late = behind if number <= fitting else 72.0
+        capture.span(number, 1, start=at, kind="CLIENT", service="a", host_name="x")
+        capture.span(
+            number,
+            2,
+            1,
+            start=at + 1 - behind,
+            duration=8,
+            kind="SERVER",
+            service="b",
+            host_name="y",
+        )
+        capture.span(
+            number + 100, 1, start=at, duration=1, kind="PRODUCER", service="p", host_name="z"
+        )
+        capture.span(
+            number + 100,
+            2,
+            1,
+            start=at + 2 - late,
+            duration=5,
+            kind="CONSUMER",
+            service="q",
+            host_name="y",
+        )
+        capture.span(number + 200, 1, start=at, kind="CLIENT", service="p", host_name="z")
+        capture.span(
+            number + 200, 2, 1, start=at + 1, duration=8, kind="SERVER", service="a", host_name="x"
+        )
+    found = find_breaks(capture.traces())
+    return found.filter(pl.col("kind") == "clock_skew")
+
+
+def test_a_skew_known_from_calls_is_told_of_messages_too():
+    found = handed_on(Capture(), behind=40)
+    counts = found["to_service"].value_counts()
+    assert dict(counts.rows()) == {"b": 40, "q": 40}
+    told = found.filter(pl.col("to_service") == "q").row(0, named=True)
+    assert (told["from_service"], told["confidence"]) == ("p", 0.9)
+    assert "y is" in told["evidence"][0]
+    assert "behind that of z (from their calls with others)" in told["evidence"][0]
+    assert handed_on(Capture(), behind=0).height == 0
+
+
+def test_messages_that_do_not_fit_the_known_skew_are_no_skew():
+    # a fifth of the messages are far earlier than a clock behind by 40 ms can say
+    found = handed_on(Capture(), behind=40, fitting=32)
+    assert dict(found["to_service"].value_counts().rows()) == {"b": 40}
+
+
 def test_work_that_goes_on_after_its_caller_is_no_skew():
     capture = Capture()
     for number in range(1, 41):

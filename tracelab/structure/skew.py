@@ -6,7 +6,16 @@ import numpy as np
 import polars as pl
 
 from tracelab import schema
-from tracelab.structure.skeleton import CLIENT, FAR, INTERNAL, SERVER, Ints, Skeleton, verdicts
+from tracelab.structure.skeleton import (
+    CLIENT,
+    CONSUMER,
+    FAR,
+    INTERNAL,
+    SERVER,
+    Ints,
+    Skeleton,
+    verdicts,
+)
 from tracelab.structure.spine import CROSSINGS, build_spine, take_rows
 from tracelab.traceset import TraceSet
 
@@ -25,6 +34,10 @@ the network could make it zero."""
 
 MIN_SKEW_NS: Final = 500_000
 """Below half a millisecond a skew explains nothing that an analysis would get wrong."""
+
+
+_FITTING: Final = 0.9
+"""Least share of the calls between two clocks that a skew known from others must fit."""
 
 
 def clock_groups(skeleton: Skeleton) -> tuple[Ints, pl.Series]:
@@ -247,50 +260,89 @@ def find_clock_skew(skeleton: Skeleton, *, min_calls: int = 3) -> pl.DataFrame:
     pairs = _certain(measure_skews(skeleton), min_calls=min_calls).filter("certain")
     if not pairs.height:
         return verdicts(pl.DataFrame(schema={"row": pl.Int64, "kind": pl.String}))
-    rows = _calls(skeleton)
-    parent = skeleton.parent[rows]
-    early = skeleton.start[rows] < skeleton.start[parent]
-    late = skeleton.end[rows] > skeleton.end[parent]
-    outside = early | late
-    rows, parent, early = rows[outside], parent[outside], early[outside]
     clock, names = clock_groups(skeleton)
-    table = pl.DataFrame(
-        {
-            "row": rows,
-            "caller": clock[skeleton.process[parent]],
-            "callee": clock[skeleton.process[rows]],
-            "crossing": skeleton.crossing[rows],
-            "early": early,
-            "waited": skeleton.kind[parent] == CLIENT,
-            "late_ns": skeleton.end[rows] - skeleton.end[parent],
-            "from_service": skeleton.service_names(skeleton.service[parent]),
-            "to_service": skeleton.service_names(skeleton.service[rows]),
-        }
-    ).join(pairs, on=["caller", "callee"], how="inner", maintain_order="left")
+    rows = np.concatenate([_calls(skeleton), _unmeasured(skeleton)])
+    parent = skeleton.parent[rows]
+    offset = clock_offsets(skeleton, min_calls=min_calls)
+    told = offset[skeleton.process[rows]] - offset[skeleton.process[parent]]
+    early = skeleton.start[rows] < skeleton.start[parent]
+    late = (skeleton.end[rows] > skeleton.end[parent]) & (skeleton.kind[rows] == SERVER)
+    asked = early | late | (np.abs(told) >= MIN_SKEW_NS)
+    rows, parent, told, early, late = (each[asked] for each in (rows, parent, told, early, late))
+    table = (
+        pl.DataFrame(
+            {
+                "row": rows,
+                "caller": clock[skeleton.process[parent]],
+                "callee": clock[skeleton.process[rows]],
+                "crossing": skeleton.crossing[rows],
+                "early": early,
+                "late": late,
+                "waited": skeleton.kind[parent] == CLIENT,
+                "start_gap": skeleton.start[rows] - skeleton.start[parent],
+                "late_ns": skeleton.end[rows] - skeleton.end[parent],
+                "told": told,
+                "from_service": skeleton.service_names(skeleton.service[parent]),
+                "to_service": skeleton.service_names(skeleton.service[rows]),
+            }
+        )
+        .filter(pl.col("caller") != pl.col("callee"))
+        .join(pairs, on=["caller", "callee"], how="left", maintain_order="left")
+        .with_columns(
+            skew=pl.coalesce("skew", pl.when(pl.col("told").abs() >= MIN_SKEW_NS).then("told"))
+        )
+    )
+    after = pl.col("start_gap") >= pl.col("skew") - MIN_SKEW_NS
+    # Between these two nothing proves a skew, but their calls with others do: it must fit here.
+    fits = after & (after.mean().over("caller", "callee") >= _FITTING)
     # What nobody waits for may end late on any clock.
     explained = pl.col("late_ns") <= pl.col("skew") + MIN_SKEW_NS
-    table = table.filter(pl.col("waited") | pl.col("early") | explained)
+    table = table.filter(
+        pl.when("certain")
+        .then(pl.col("early") | (pl.col("late") & (pl.col("waited") | explained)))
+        .otherwise(fits & (pl.col("early") | (pl.col("late") & explained)))
+    )
     words = pl.DataFrame(CROSSINGS, schema=["boundary", "_evidence"], orient="row")
+    source = pl.when("certain").then(
+        pl.format(
+            "{}from {} calls",
+            pl.format("± {} ms, ", (pl.col("uncertainty") / 1e6).round(3)).fill_null(""),
+            "calls",
+        )
+    )
     return verdicts(
         table.hstack(take_rows(words, table["crossing"])).with_columns(
             kind=pl.lit("clock_skew"),
             severity=pl.lit("info"),
-            confidence=pl.lit(0.95),
+            confidence=pl.when("certain").then(0.95).otherwise(0.9),
             evidence=pl.concat_list(
                 pl.format(
-                    "the clock of {} is {} ms {} that of {} ({}from {} calls)",
+                    "the clock of {} is {} ms {} that of {} ({})",
                     names.gather(table["callee"]).alias("callee_name"),
                     (pl.col("skew").abs() / 1e6).round(3),
                     pl.when(pl.col("skew") > 0)
                     .then(pl.lit("ahead of"))
                     .otherwise(pl.lit("behind")),
                     names.gather(table["caller"]).alias("caller_name"),
-                    pl.format("± {} ms, ", (pl.col("uncertainty") / 1e6).round(3)).fill_null(""),
-                    "calls",
+                    source.otherwise(pl.lit("from their calls with others")),
                 )
             ),
         )
     )
+
+
+def _unmeasured(skeleton: Skeleton) -> Ints:
+    """Spans called from afar in ways that bound no skew, by messages say."""
+    rows = skeleton.intact
+    parent = skeleton.parent[rows]
+    keep = (
+        np.isin(skeleton.kind[rows], (SERVER, CONSUMER))
+        & FAR[skeleton.crossing[rows]]
+        & skeleton.timed[rows]
+        & skeleton.timed[parent]
+    )
+    found: Ints = np.setdiff1d(rows[keep], _calls(skeleton), assume_unique=True)
+    return found
 
 
 def estimate_clock_skew(traces: TraceSet, *, min_calls: int = 3) -> pl.DataFrame:
