@@ -201,6 +201,11 @@ def test_error_flow_leads_from_the_child_through_the_verdict_to_the_parent():
     assert flows[("bank", "kept")] == 1
 
 
+def test_error_flow_is_the_same_whatever_the_order_of_the_rows():
+    hops = hop_rows(*({"parent_service": name} for name in "abcdefgh"))
+    assert plots.error_flow(hops).to_json() == plots.error_flow(hops.reverse()).to_json()
+
+
 def test_chain_ledger_has_one_step_per_hop_in_order():
     rows = hop_rows({"hop": 1, "verdict": "kept"}, {"hop": 0}, {"error_id": "other"})
     steps = plots.chain_ledger(rows, "e").data[0]

@@ -10,6 +10,7 @@ import polars as pl
 from tracelab import html, schema
 from tracelab.audits.digest import render_digest
 from tracelab.audits.integrity import Tiers
+from tracelab.cluster import connected
 from tracelab.exceptions import ParameterError, SourceError
 from tracelab.export.case import Case, versions, write_case, write_rules
 from tracelab.export.findings import Finding, group_audit, group_breaks, group_error_hops
@@ -256,6 +257,28 @@ def investigate(
             f"engine={engine!r} works on stores only; `tracelab ingest SRC --store DIR` makes one"
         )
     say = progress or (lambda step: None)
+    with connected(engine, workers=workers, progress=say) as cluster:
+        return _investigate(
+            traces,
+            engine=cluster or "local",
+            workers=workers,
+            every=every,
+            window=window,
+            pairs=pairs,
+            say=say,
+        )
+
+
+def _investigate(
+    traces: TraceSet | TraceStore,
+    *,
+    engine: Any,
+    workers: int | None,
+    every: str,
+    window: str,
+    pairs: Literal["neighbours", "all"],
+    say: Progress,
+) -> Investigation:
     seen = survey(traces, every=every, window=window, engine=engine, workers=workers, say=say)
     say("what precedes what")
     red = seen.errors.red

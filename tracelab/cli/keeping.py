@@ -7,7 +7,7 @@ import typer
 
 import tracelab as tl
 from tracelab import html
-from tracelab.cli.screen import EXIT_FINDINGS, AsJson, Sources, print_table, progress
+from tracelab.cli.screen import EXIT_FINDINGS, AsJson, Engine, Sources, print_table, progress
 from tracelab.exceptions import StoreError
 
 StorePath = Annotated[
@@ -21,6 +21,7 @@ def ingest(
         str,
         typer.Option(help="Folder of the store, or s3://bucket/prefix; made if it is not there."),
     ],
+    engine: Engine = "local",
     as_json: AsJson = False,
 ) -> None:
     """Append exports to a store, each source once; print what came in."""
@@ -28,7 +29,7 @@ def ingest(
         raise StoreError("the store has no name; give a folder or s3://bucket/prefix with --store")
     with progress() as step:
         step("reading exports")
-        accounting = tl.TraceStore(store).ingest(*sources)
+        accounting = tl.TraceStore(store).ingest(*sources, engine=engine, progress=step)
     if as_json:
         print(json.dumps(accounting.to_dicts(), default=str))
         return

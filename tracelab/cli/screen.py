@@ -27,9 +27,7 @@ Sources = Annotated[
     typer.Argument(metavar="SRC...", help="Files, folders, globs, a store, or - for stdin."),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
-Engine = Annotated[
-    str, typer.Option(help="local, dask, tcp://host:8786 or a scheduler file (stores only).")
-]
+Engine = Annotated[str, typer.Option(help="local, dask, tcp://host:8786 or a scheduler file.")]
 
 
 def open_capture(sources: list[str], step: Any) -> Any:

@@ -45,7 +45,13 @@ def error_flow(error_hops: pl.DataFrame, *, max_flows: int = 60) -> go.Figure:
     flows = (
         error_hops.group_by("child_service", "verdict", "parent_service")
         .len()
-        .sort("len", "child_service", "verdict", descending=[True, False, False])
+        .sort(
+            "len",
+            "child_service",
+            "verdict",
+            "parent_service",
+            descending=[True, False, False, False],
+        )
         .head(max_flows)
     )
     if not flows.height:

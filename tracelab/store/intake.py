@@ -10,6 +10,7 @@ from typing import Any, BinaryIO, Final
 import polars as pl
 
 from tracelab import schema
+from tracelab.cluster import Cluster, connected
 from tracelab.exceptions import EmptySourceError, SourceError, StoreError
 from tracelab.io import SourceReader, gather, merge_accounting, skipped_chunk
 from tracelab.io.chunk import Chunk
@@ -53,15 +54,15 @@ class Account:
 
     Parameters
     ----------
-    path : str
-        The source.
+    source : str
+        Its name.
     row : dict or None
         Accounting row; None for a file that is no export.
     is_tail : bool
         Whether the piece is a file's unfinished end.
     """
 
-    path: str
+    source: str
     row: dict[str, Any] | None
     is_tail: bool = False
 
@@ -72,6 +73,7 @@ def ingest_sources(
     paths: Iterable[str | os.PathLike[str] | BinaryIO],
     *,
     keys: LiftedKeys | None,
+    engine: Any,
     workers: int | None,
     progress: Progress,
 ) -> tuple[Snapshot, pl.DataFrame]:
@@ -79,16 +81,18 @@ def ingest_sources(
     paths = list(paths)
     streams = [each for each in paths if _is_stream(each)]
     named = [each for each in paths if isinstance(each, str | os.PathLike) and each != "-"]
-    count = workers if workers is not None else os.cpu_count() or 1
     rows: list[pl.DataFrame] = []
     for stream in streams:
         snapshot, row = _ingest_stream(root, snapshot, stream, keys)
         rows.append(row)
-    with _Crew(count, asked_for=workers is not None) as crew:
+    with (
+        connected(engine, workers=workers, progress=progress) as cluster,
+        _Crew(cluster, workers) as crew,
+    ):
         if _sizes(named) >= _IN_PROCESS_BYTES:
             crew.start()
         while named:
-            plan = plan_ingest(named, snapshot, workers=count)
+            plan = plan_ingest(named, snapshot, workers=crew.count)
             rows += [
                 _status(_present_row(each, snapshot), "already there") for each in plan.present
             ]
@@ -108,12 +112,14 @@ def ingest_sources(
 class _Crew:
     """The processes that decode, if there is enough to do for them."""
 
-    def __init__(self, count: int, *, asked_for: bool) -> None:
+    def __init__(self, cluster: Cluster | None, workers: int | None) -> None:
+        self._cluster = cluster
+        self._asked_for = workers is not None
         self._pool: Workers | None = None
-        self._asked_for = asked_for
-        if count > 1:
+        self.count = cluster.processes if cluster else workers or os.cpu_count() or 1
+        if cluster is None and self.count > 1:
             # A second try is made with more care, not by the same way.
-            self._pool = Workers(count, retries=0, threads=1, limited=True, preload=__name__)
+            self._pool = Workers(self.count, retries=0, threads=1, limited=True, preload=__name__)
 
     def __enter__(self) -> "_Crew":
         return self
@@ -127,8 +133,10 @@ class _Crew:
         if self._pool is not None:
             self._pool.start()
 
-    def workers(self, plan: Plan) -> Workers | None:
+    def workers(self, plan: Plan) -> Workers | Cluster | None:
         """Return the processes; None if this one shall decode."""
+        if self._cluster is not None:
+            return self._cluster
         few = not self._asked_for and plan.total_bytes < _IN_PROCESS_BYTES
         return None if few else self._pool
 
@@ -206,15 +214,15 @@ class _Writing:
         except SourceError as error:
             if piece.asked_for:
                 raise
-            self._pending.append(skipped_chunk(piece.path, error))
-            self.decoded.accounts.append(Account(piece.path, None))
+            self._pending.append(skipped_chunk(piece.name, error))
+            self.decoded.accounts.append(Account(piece.name, None))
             return
         self._waiting.append((piece, reader))
         if piece.is_tail:
             before = len(self.decoded.batches)
             self.finish()
             if len(self.decoded.batches) > before:
-                self.decoded.tails[piece.path] = before
+                self.decoded.tails[piece.name] = before
 
     def finish(self) -> None:
         """Write what there is, and account for it."""
@@ -222,7 +230,7 @@ class _Writing:
             self._keep(self._small.flush())
         for piece, reader in self._waiting:
             row = reader.accounting().to_dicts()[0]
-            self.decoded.accounts.append(Account(piece.path, row, piece.is_tail))
+            self.decoded.accounts.append(Account(piece.name, row, piece.is_tail))
         self._waiting = []
         self._write()
 
@@ -266,18 +274,22 @@ def discard(root: Shelf, batches: Iterable[dict[str, Part]]) -> None:
 
 
 def _decoded(
-    root: Shelf, snapshot: Snapshot, jobs: list[Job], keys: LiftedKeys | None, pool: Workers | None
+    root: Shelf,
+    snapshot: Snapshot,
+    jobs: list[Job],
+    keys: LiftedKeys | None,
+    pool: Workers | Cluster | None,
 ) -> Iterator[tuple[Job, list[Decoded]]]:
     """Yield each job when its last task is done."""
     if pool is None:
         for job in jobs:
             yield (
                 job,
-                [decode_task(root.url, snapshot.n_buckets, task, keys) for task in job.tasks],
+                [decode_task(root.place, snapshot.n_buckets, task, keys) for task in job.tasks],
             )
         return
     tasks: list[_Task] = [
-        (root.url, snapshot.n_buckets, task, keys, decode_block)
+        (root.place, snapshot.n_buckets, task, keys, decode_block)
         for job in jobs
         for task in job.tasks
     ]
@@ -298,7 +310,9 @@ def _decoded(
 _Task = tuple[str, int, tuple[Piece, ...], LiftedKeys | None, DecodeBlock]
 
 
-def _outcomes(root: Shelf, pool: Workers, tasks: list[_Task]) -> Iterator[tuple[int, Decoded]]:
+def _outcomes(
+    root: Shelf, pool: Workers | Cluster, tasks: list[_Task]
+) -> Iterator[tuple[int, Decoded]]:
     """Yield what came of each task; those that a worker died of are done again with care."""
     fatal: list[int] = []
     for outcome in pool.run(decode_task, tasks):
@@ -330,9 +344,9 @@ def _left_out(root: Shelf, task: _Task, reason: str) -> Decoded:
         row = dict.fromkeys((name for name in schema.INGEST if name not in _NAMES), 0)
         row.update(bytes=size, messages=1, messages_rejected=1, rejects=1)
         names = {"source": piece.name, "sha256": None, "form": "unknown", "compression": "unknown"}
-        decoded.accounts.append(Account(piece.path, {**names, **row}, piece.is_tail))
+        decoded.accounts.append(Account(piece.name, {**names, **row}, piece.is_tail))
         if piece.is_tail:
-            decoded.tails[piece.path] = len(decoded.batches) - 1
+            decoded.tails[piece.name] = len(decoded.batches) - 1
     return decoded
 
 
@@ -378,7 +392,7 @@ def _overtaken(sources: tuple[Source, ...], commits: tuple[Commit, ...]) -> bool
 
 
 def _source(known: Known, decoded: list[Decoded]) -> Source:
-    accounts = [each for part in decoded for each in part.accounts if each.path == known.path]
+    accounts = [each for part in decoded for each in part.accounts if each.source == known.path]
     told = [_row(account.row) for account in accounts if account.row is not None]
     if not told:
         return Source(known.sha256, known.size)

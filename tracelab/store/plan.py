@@ -31,7 +31,7 @@ class Piece:
     Parameters
     ----------
     path, name : str
-        Where it is; what the column ``source`` says.
+        Where it is, for any process; what the column ``source`` says.
     part : ByteRange, optional
         The range; the whole if left out.
     asked_for : bool
@@ -193,7 +193,7 @@ def _pieces(known: Known, workers: int) -> list[Piece]:
     """Cut a source; what can grow is read up to its size at planning, no further."""
     path = known.path
     if known.layout is None:
-        return [Piece(path, path, None, known.asked_for)]
+        return [Piece(str(Path(path).absolute()), path, None, known.asked_for)]
     begin, end = known.extends.resume_at if known.extends else 0, known.tail_at
     wanted = min(max((end - begin) // (2 * workers), _MIN_PART), _MAX_PART)
     parts = split_source(path, part_bytes=wanted) or [ByteRange(0, known.size, known.layout)]
@@ -214,7 +214,8 @@ def _piece(known: Known, start: int, end: int, part: ByteRange | None) -> Piece:
         line = part.first_line if part and exact else _line_at(Path(known.path), start)
     assert known.layout is not None
     whole = ByteRange(start, end, known.layout, line)
-    return Piece(known.path, known.path, whole, known.asked_for, is_tail=part is None)
+    path = str(Path(known.path).absolute())
+    return Piece(path, known.path, whole, known.asked_for, is_tail=part is None)
 
 
 def find_tail(path: str, size: int, begin: int) -> tuple[str | None, int]:

@@ -70,7 +70,10 @@ class Shelf(ABC):
     """
 
     url: str
-    """What `open_shelf` opens it by again."""
+    """What it was named."""
+
+    place: str
+    """What any process opens it by again."""
 
     def __str__(self) -> str:
         return self.url
@@ -149,6 +152,7 @@ class Folder(Shelf):
     def __init__(self, path: Path) -> None:
         self.path = path
         self.url = str(path)
+        self.place = str(path.absolute())
 
     def prepare(self, *folders: str) -> None:
         """Make the folders, and sync the folders above them."""
@@ -305,7 +309,7 @@ class Objects(Shelf):
             from obstore.store import from_url
         except ImportError as error:
             raise StoreError(f"{url} needs obstore; install tracelab[objects]") from error
-        self.url = url.rstrip("/")
+        self.url = self.place = url.rstrip("/")
         self._api = obstore
         try:
             self._store = from_url(self.url, client_options=_CLIENT, retry_config=_RETRY)

@@ -70,7 +70,7 @@ class TraceStore:
             )
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _opened_at, (self._root.url, self._snapshot.number)
+        return _opened_at, (self._root.place, self._snapshot.number)
 
     @staticmethod
     def is_store(path: str | os.PathLike[str]) -> bool:
@@ -121,6 +121,7 @@ class TraceStore:
         task_keys: Iterable[str] | None = None,
         tenant_keys: Iterable[str] | None = None,
         request_id_keys: Iterable[str] | None = None,
+        engine: Any = "local",
         workers: int | None = None,
         progress: Progress | None = None,
     ) -> pl.DataFrame:
@@ -135,6 +136,10 @@ class TraceStore:
             Files, folders, globs, ``-`` for standard input, or open binary streams.
         task_keys, tenant_keys, request_id_keys : Iterable[str], optional
             As for `read_traces`.
+        engine : str or distributed.Client
+            Where sources are decoded: ``"local"`` (processes of this machine), ``"dask"``,
+            ``"tcp://host:port"``, a scheduler file, or a connected client. Workers on other
+            machines need the sources, and a store that is a folder, under the same paths.
         workers : int, optional
             Processes that decode; one per core if left out. Small inputs are decoded in
             this process.
@@ -153,7 +158,10 @@ class TraceStore:
         SourceError
             If a path does not exist, or a named file is no export.
         StoreError
-            If the store cannot be written, or a worker died twice over one source.
+            If the store cannot be written.
+        EngineError
+            If the engine cannot be reached, or ended before its tasks; what was committed
+            stays.
         """
         if not sources:
             raise ParameterError("no source; pass files, folders, globs or -")
@@ -165,6 +173,7 @@ class TraceStore:
             self._snapshot,
             sources,
             keys=lifted_keys(task=task_keys, tenant=tenant_keys, request_id=request_id_keys),
+            engine=engine,
             workers=workers,
             progress=progress or (lambda step: None),
         )
