@@ -327,6 +327,7 @@ def test_standard_input_is_read():
     ("make", "error", "words"),
     [
         (lambda root: [], EmptySourceError, "no source was named"),
+        (lambda root: [[root]], ParameterError, "a list is no source; pass files"),
         (lambda root: [root / "nothing"], SourceError, "does not exist"),
         (lambda root: [f"{root}/*.nothing"], EmptySourceError, "matches no file"),
         (lambda root: [root / "collector.yml"], UnknownFormatError, "plain text"),

@@ -20,7 +20,7 @@ from tracelab.rules import WarningRule, backtest_rules, derive_rules
 from tracelab.signals import find_lead_lags, neighbour_pairs
 from tracelab.store import TraceStore
 from tracelab.survey import Survey, call_edges, gather_traces, survey
-from tracelab.traceset import TraceSet
+from tracelab.traceset import Moment, TraceSet, time_range
 
 Progress = Callable[[str], None]
 
@@ -215,6 +215,8 @@ def investigate(
     every: str = "30s",
     window: str = "5m",
     pairs: Literal["neighbours", "all"] = "neighbours",
+    start: Moment | None = None,
+    end: Moment | None = None,
     progress: Progress | None = None,
 ) -> Investigation:
     """Run every analysis over a capture.
@@ -235,6 +237,10 @@ def investigate(
     pairs : {"neighbours", "all"}
         Which pairs of services are tried for early warning: those at most three calls apart
         (fewer tests, more power), or all.
+    start, end : datetime, str or int, optional
+        Only traces that begin from `start` on and before `end`: text in ISO 8601, UTC if no
+        zone is told, or nanoseconds since 1970. Of a store the rest is not read (see
+        `TraceStore.between`).
     progress : callable, optional
         Called with the name of each step before it starts.
 
@@ -246,7 +252,8 @@ def investigate(
     Raises
     ------
     ParameterError
-        If `every` or `window` is no duration in its range, or `pairs` none of its words.
+        If `every` or `window` is no duration in its range, `pairs` none of its words, or
+        `start` or `end` no time.
     EngineError
         If the engine cannot be reached or died.
     """
@@ -257,14 +264,17 @@ def investigate(
             f"engine={engine!r} works on stores only; `tracelab ingest SRC --store DIR` makes one"
         )
     say = progress or (lambda step: None)
+    first, last = time_range(start, end)
+    chosen = traces if first is last is None else traces.between(first, last)
     with connected(engine, workers=workers, progress=say) as cluster:
         return _investigate(
-            traces,
+            chosen,
             engine=cluster or "local",
             workers=workers,
             every=every,
             window=window,
             pairs=pairs,
+            period={"start": first, "end": last},
             say=say,
         )
 
@@ -277,6 +287,7 @@ def _investigate(
     every: str,
     window: str,
     pairs: Literal["neighbours", "all"],
+    period: dict[str, int | None],
     say: Progress,
 ) -> Investigation:
     seen = survey(traces, every=every, window=window, engine=engine, workers=workers, say=say)
@@ -315,7 +326,7 @@ def _investigate(
                 "source", "sha256", "form", "bytes", "spans_kept", "rejects"
             ).to_dicts(),
             "versions": versions(),
-            "parameters": {"every": every, "window": window, "pairs": pairs},
+            "parameters": {"every": every, "window": window, "pairs": pairs, **period},
         },
     )
 

@@ -1,12 +1,16 @@
 """The in-memory capture: one table per noun, frozen."""
 
 from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
 from functools import cached_property
 
 import polars as pl
 
 from tracelab import html, schema
 from tracelab.exceptions import ParameterError, UnknownTraceError
+
+Moment = datetime | str | int
+"""A point in time: text in ISO 8601, UTC if no zone is told, or nanoseconds since 1970."""
 
 
 @dataclass(frozen=True, repr=False)
@@ -63,6 +67,45 @@ class TraceSet:
             events=self.events.filter(keep),
             links=self.links.filter(keep),
             logs=self.logs.filter(keep),
+        )
+
+    def between(self, start: Moment | None = None, end: Moment | None = None) -> "TraceSet":
+        """Return the traces that begin in a span of time, whole.
+
+        Parameters
+        ----------
+        start, end : datetime, str or int, optional
+            From `start` on, before `end`; text in ISO 8601, UTC if no zone is told, or
+            nanoseconds since 1970. Open if left out.
+
+        Returns
+        -------
+        TraceSet
+            The traces whose first span starts there, with their events, links and logs; log
+            records of no trace that is here and metric points by their own time; rejects and
+            ingest rows as they are. What has no time lies in none.
+
+        Raises
+        ------
+        ParameterError
+            If one is no time, or `end` is not after `start`.
+        """
+        first, last = time_range(start, end)
+        if first is last is None:
+            return self
+        begun = self.spans.group_by("trace_id").agg(pl.col("start_time").min())
+        ids = begun.filter(_inside("start_time", first, last))["trace_id"]
+        known = pl.col("trace_id").is_in(begun["trace_id"].implode())
+        inside = _inside("time", first, last)
+        of_traces = self.select_traces(ids)
+        return self.with_tables(
+            spans=of_traces.spans,
+            events=of_traces.events,
+            links=of_traces.links,
+            logs=self.logs.filter(
+                pl.col("trace_id").is_in(ids.implode()) | (inside & ~known.fill_null(value=False))
+            ),
+            metrics=self.metrics.filter(inside),
         )
 
     def trace(self, trace_id: str) -> "TraceSet":
@@ -148,3 +191,51 @@ def require_traces(given: object) -> None:
         raise ParameterError(
             f"traces must be a TraceSet, not a {type(given).__name__}; read one with read_traces"
         )
+
+
+def time_range(start: Moment | None, end: Moment | None) -> tuple[int | None, int | None]:
+    """Return a span of time in nanoseconds since 1970, open where None.
+
+    Parameters
+    ----------
+    start, end : datetime, str, int or None
+        Its two ends; without a zone they are in UTC.
+
+    Returns
+    -------
+    start, end : int or None
+        The same as numbers.
+
+    Raises
+    ------
+    ParameterError
+        If one is no time, or `end` is not after `start`.
+    """
+    first, last = _nanoseconds(start), _nanoseconds(end)
+    if first is not None and last is not None and last <= first:
+        raise ParameterError(f"the end {end} is not after the start {start}")
+    return first, last
+
+
+def _nanoseconds(moment: Moment | None) -> int | None:
+    if moment is None or isinstance(moment, int):
+        return moment
+    try:
+        told = moment if isinstance(moment, datetime) else datetime.fromisoformat(moment)
+    except (TypeError, ValueError) as error:
+        raise ParameterError(
+            f"{moment!r} is no time; write it like 2026-11-23T10:00 (UTC) or 2026-11-23T10:00+02:00"
+        ) from error
+    since = (told if told.tzinfo else told.replace(tzinfo=UTC)) - datetime(1970, 1, 1, tzinfo=UTC)
+    return ((since.days * 86_400 + since.seconds) * 1_000_000 + since.microseconds) * 1_000
+
+
+def _inside(column: str, start: int | None, end: int | None) -> pl.Expr:
+    """Tell whether a time lies in a span of time; what has no time lies in none."""
+    time = pl.col(column).dt.epoch("ns")
+    inside = time.is_not_null()
+    if start is not None:
+        inside &= time >= start
+    if end is not None:
+        inside &= time < end
+    return inside

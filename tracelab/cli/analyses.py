@@ -41,10 +41,19 @@ def investigate(
         typer.Option(help="Exit with 1 if there is a finding this severe."),
     ] = None,
     redact: Redact = "secrets",
+    start: Annotated[
+        str | None,
+        typer.Option("--from", help="Only traces that begin at this time (UTC) or later."),
+    ] = None,
+    end: Annotated[
+        str | None, typer.Option("--to", help="Only traces that begin before this time (UTC).")
+    ] = None,
 ) -> None:
     """Run every analysis; print a summary, write findings, tables and rules."""
     with progress() as step:
-        case = tl.investigate(open_capture(sources, step), engine=engine, progress=step)
+        case = tl.investigate(
+            open_capture(sources, step), engine=engine, start=start, end=end, progress=step
+        )
         step("writing")
         case = case.redact(redact)
         case.write(out, redact="none")

@@ -1,6 +1,6 @@
 """Readers and writers of export files."""
 
-from tracelab.io.discover import find_sources
+from tracelab.io.discover import find_sources, split_streams
 from tracelab.io.read import lifted_keys, read_chunks, read_traces, skipped_chunk
 from tracelab.io.resolve import finalise, gather
 from tracelab.io.source import ByteRange, SourceReader, merge_accounting
@@ -18,4 +18,5 @@ __all__ = [
     "read_traces",
     "skipped_chunk",
     "split_source",
+    "split_streams",
 ]

@@ -2,13 +2,13 @@
 
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from glob import glob, has_magic
 from pathlib import Path
 from typing import BinaryIO
 
-from tracelab.exceptions import EmptySourceError, SourceError
+from tracelab.exceptions import EmptySourceError, ParameterError, SourceError
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +28,43 @@ class Found:
     path: str | BinaryIO
     asked_for: bool
     problem: str | None = None
+
+
+def split_streams(
+    sources: Iterable[str | os.PathLike[str] | BinaryIO],
+) -> tuple[list[str | os.PathLike[str]], list[BinaryIO]]:
+    """Tell names of sources from open streams.
+
+    Parameters
+    ----------
+    sources : iterable
+        What was passed as sources.
+
+    Returns
+    -------
+    named : list of str or Path
+        Files, folders, globs, ``-``.
+    streams : list of BinaryIO
+        Open streams.
+
+    Raises
+    ------
+    ParameterError
+        If one is neither.
+    """
+    named: list[str | os.PathLike[str]] = []
+    streams: list[BinaryIO] = []
+    for each in sources:
+        if isinstance(each, str | os.PathLike):
+            named.append(each)
+        elif hasattr(each, "read"):
+            streams.append(each)
+        else:
+            raise ParameterError(
+                f"a {type(each).__name__} is no source; pass files, folders, globs, - or open "
+                "binary streams, each as an argument of its own"
+            )
+    return named, streams
 
 
 def find_sources(*sources: str | os.PathLike[str]) -> list[Found]:

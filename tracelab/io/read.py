@@ -12,7 +12,7 @@ from tracelab.exceptions import EmptySourceError, SourceError
 from tracelab.io.chunk import Chunk
 from tracelab.io.containers import Damage
 from tracelab.io.decode import LiftedKeys
-from tracelab.io.discover import Found, find_sources
+from tracelab.io.discover import Found, find_sources, split_streams
 from tracelab.io.isolation import IsolatedDecoder
 from tracelab.io.resolve import finalise, gather
 from tracelab.io.source import FORMS, MAX_MESSAGE_BYTES, SourceReader, reject_rows
@@ -104,13 +104,13 @@ def read_traces(
     EmptySourceError
         If nothing was named, or a folder or glob holds no export.
     ParameterError
-        If `max_message_bytes` is below 1.
+        If `max_message_bytes` is below 1, or a source is neither a path nor a stream.
     """
     if not sources:
         raise EmptySourceError("no source was named; pass files, folders, globs or -")
     keys = lifted_keys(task=task_keys, tenant=tenant_keys, request_id=request_id_keys)
-    entries = find_sources(*(each for each in sources if isinstance(each, str | os.PathLike)))
-    streams = [each for each in sources if not isinstance(each, str | os.PathLike)]
+    named, streams = split_streams(sources)
+    entries = find_sources(*named)
     entries += [Found(stream, asked_for=True) for stream in streams]
     chunks: list[Chunk] = []
     readers: list[SourceReader] = []

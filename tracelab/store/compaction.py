@@ -10,7 +10,7 @@ from tracelab.io import gather
 from tracelab.io.chunk import Chunk
 from tracelab.store import log
 from tracelab.store.intake import discard
-from tracelab.store.log import Commit, Part, Snapshot
+from tracelab.store.log import Commit, Part, Place, Snapshot
 from tracelab.store.parts import STORED, read_parts, write_batch
 from tracelab.store.shelves import Shelf
 
@@ -19,8 +19,6 @@ _SMALL_ROWS: Final = 50_000
 
 _MERGED_ROWS: Final = 200_000
 """Rows of a merged batch: what an ingest of a large file writes, too."""
-
-Place = tuple[int, int]
 
 
 def merge_batches(root: Shelf, snapshot: Snapshot) -> tuple[Snapshot, int]:

@@ -12,7 +12,13 @@ import polars as pl
 from tracelab import schema
 from tracelab.cluster import Cluster, connected
 from tracelab.exceptions import EmptySourceError, SourceError, StoreError
-from tracelab.io import SourceReader, gather, merge_accounting, skipped_chunk
+from tracelab.io import (
+    SourceReader,
+    gather,
+    merge_accounting,
+    skipped_chunk,
+    split_streams,
+)
 from tracelab.io.chunk import Chunk
 from tracelab.io.containers import Damage
 from tracelab.io.decode import LiftedKeys, decode_block
@@ -79,10 +85,11 @@ def ingest_sources(
 ) -> tuple[Snapshot, pl.DataFrame]:
     """Append sources to a store; see `TraceStore.ingest`."""
     paths = list(paths)
-    streams = [each for each in paths if _is_stream(each)]
-    named = [each for each in paths if isinstance(each, str | os.PathLike) and each != "-"]
+    named, streams = split_streams(paths)
+    piped = [each for each in named if each == "-"]
+    named = [each for each in named if each != "-"]
     rows: list[pl.DataFrame] = []
-    for stream in streams:
+    for stream in (*piped, *streams):
         snapshot, row = _ingest_stream(root, snapshot, stream, keys)
         rows.append(row)
     with (
@@ -148,10 +155,6 @@ def _sizes(paths: Iterable[str | os.PathLike[str]]) -> int:
         with suppress(OSError):
             total += Path(path).stat().st_size
     return total
-
-
-def _is_stream(source: object) -> bool:
-    return source == "-" or not isinstance(source, str | os.PathLike)
 
 
 def decode_task(

@@ -22,6 +22,10 @@ FOLDER: Final = "log"
 _DIGITS: Final = 12
 
 
+Place = tuple[int, int]
+"""Where a batch is: the number of its commit, and its place in it."""
+
+
 @dataclass(frozen=True, slots=True)
 class Group:
     """A row group of a part: the buckets it holds, and its bytes."""
@@ -132,7 +136,7 @@ class Snapshot:
             if source.extends is not None
         }
 
-    def batches(self) -> dict[tuple[int, int], dict[str, Part]]:
+    def batches(self) -> dict[Place, dict[str, Part]]:
         """Return the batches that count, by number of their commit and place in it.
 
         Neither those that compaction replaced, nor the unfinished end of a file that has

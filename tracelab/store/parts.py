@@ -438,26 +438,69 @@ _SEEKERS: Final = 8
 def _read_groups(
     root: Shelf, part: Part, wanted: list[int], names: list[str], trace_id: str | None
 ) -> pa.Table | None:
-    path = f"{root}/{part.path}"
-    groups = [(part.groups[at].start, part.groups[at].end) for at in wanted]
     try:
-        view = root.view(part.path, part.size, _frame(part.groups, part.size) + groups)
-        _check(path, part, view, wanted)
-        reader = pq.ParquetFile(view.source(), metadata=_METADATA.get(part.sha256))
-        with _METADATA_LOCK:
-            _METADATA[part.sha256] = reader.metadata
-            if len(_METADATA) > _MAX_METADATA:
-                _METADATA.pop(next(iter(_METADATA)), None)
+        reader = _opened(root, part, wanted)
         if trace_id is not None:
             wanted = [at for at in wanted if _holds(reader, at, trace_id)]
             if not wanted:
                 return None
         return reader.read_row_groups(wanted, columns=names, use_threads=False)
     except (OSError, ValueError) as error:
-        raise StoreError(
-            f"{path} cannot be read: {error}; restore it from a copy, or ingest its sources "
-            "into a new store"
-        ) from error
+        raise _unreadable(root, part, error) from error
+
+
+def _opened(root: Shelf, part: Part, wanted: list[int]) -> pq.ParquetFile:
+    """Open a part of which some row groups are wanted, after checking their bytes."""
+    groups = [(part.groups[at].start, part.groups[at].end) for at in wanted]
+    view = root.view(part.path, part.size, _frame(part.groups, part.size) + groups)
+    _check(f"{root}/{part.path}", part, view, wanted)
+    reader = pq.ParquetFile(view.source(), metadata=_METADATA.get(part.sha256))
+    with _METADATA_LOCK:
+        _METADATA[part.sha256] = reader.metadata
+        if len(_METADATA) > _MAX_METADATA:
+            _METADATA.pop(next(iter(_METADATA)), None)
+    return reader
+
+
+def start_times(root: Shelf, part: Part) -> tuple[int, int] | None:
+    """Tell when the first and the last span of a part start, by its statistics.
+
+    Parameters
+    ----------
+    root : Shelf
+        The store.
+    part : Part
+        A part of the table spans.
+
+    Returns
+    -------
+    first, last : int
+        Nanoseconds since 1970; None where a row group does not say.
+
+    Raises
+    ------
+    StoreError
+        If the file is missing or its frame was altered.
+    """
+    try:
+        reader = _opened(root, part, [])
+    except (OSError, ValueError) as error:
+        raise _unreadable(root, part, error) from error
+    place = reader.schema_arrow.get_field_index("start_time")
+    bounds = []
+    for at in range(reader.metadata.num_row_groups):
+        statistics = reader.metadata.row_group(at).column(place).statistics
+        if statistics is None or not statistics.has_min_max:
+            return None
+        bounds.append((int(statistics.min_raw), int(statistics.max_raw)))
+    return min(first for first, _ in bounds), max(last for _, last in bounds)
+
+
+def _unreadable(root: Shelf, part: Part, error: Exception) -> StoreError:
+    return StoreError(
+        f"{root}/{part.path} cannot be read: {error}; restore it from a copy, or ingest its "
+        "sources into a new store"
+    )
 
 
 def _holds(reader: pq.ParquetFile, group: int, trace_id: str) -> bool:

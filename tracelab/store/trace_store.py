@@ -1,5 +1,6 @@
 """The store: a folder of Parquet parts and a log, opened as of one commit."""
 
+import copy
 import os
 import re
 from collections.abc import Iterable, Sequence
@@ -20,7 +21,8 @@ from tracelab.store.intake import Progress, ingest_sources
 from tracelab.store.log import Part
 from tracelab.store.parts import STORED, batches_of, bucket_of, is_sound, read_parts
 from tracelab.store.shelves import Folder, open_shelf
-from tracelab.traceset import TraceSet
+from tracelab.store.window import Window, find_window
+from tracelab.traceset import Moment, TraceSet, time_range
 
 DEFAULT_BUCKETS: Final = 32
 """At 100 million spans a bucket of 32 holds 3 million: a few GB while it is read."""
@@ -63,6 +65,7 @@ class TraceStore:
         if not there:
             log.create(self._root, n_buckets=buckets or DEFAULT_BUCKETS)
         self._snapshot = log.read(self._root)
+        self._window: Window | None = None
         if buckets is not None and buckets != self.n_buckets:
             raise ParameterError(
                 f"{self._root} was made with {self.n_buckets} buckets, which cannot change; "
@@ -70,7 +73,7 @@ class TraceStore:
             )
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _opened_at, (self._root.place, self._snapshot.number)
+        return _opened_at, (self._root.place, self._snapshot.number, self._window)
 
     @staticmethod
     def is_store(path: str | os.PathLike[str]) -> bool:
@@ -110,8 +113,57 @@ class TraceStore:
         """Number of buckets of traces, fixed when the store was made."""
         return self._snapshot.n_buckets
 
+    def between(
+        self, start: Moment | None = None, end: Moment | None = None, *, margin: str = "1h"
+    ) -> "TraceStore":
+        """Return the store as if it held only the traces that begin in a span of time.
+
+        Parts whose spans all lie elsewhere are not read. The account of the sources and the
+        rejects are those of the whole store.
+
+        Parameters
+        ----------
+        start, end : datetime, str or int, optional
+            From `start` on, before `end`; text in ISO 8601, UTC if no zone is told, or
+            nanoseconds since 1970. Open if left out.
+        margin : str
+            How far before and after the rest of such a trace is looked for: more than the
+            longest trace takes. What lies further away is missing, and shows as a break.
+
+        Returns
+        -------
+        TraceStore
+            It can be read and investigated; ingest, compact, verify and accounts are those
+            of the whole store alone.
+
+        Raises
+        ------
+        ParameterError
+            If one is no time, `end` is not after `start`, or `margin` is no duration.
+        StoreError
+            If a part is missing or damaged.
+        """
+        self._whole("between")
+        first, last = time_range(start, end)
+        view = copy.copy(self)
+        view._window = find_window(
+            self._root,
+            self._snapshot.batches(),
+            start=first,
+            end=last,
+            margin=int(_seconds(margin)) * 1_000_000_000,
+        )
+        return view
+
+    def _whole(self, what: str) -> None:
+        if self._window is not None:
+            raise ParameterError(
+                f"{what} works on the whole store, not on a span of time of it; open it anew"
+            )
+
     def refresh(self) -> "TraceStore":
         """Move on to the newest commit, and return the store itself."""
+        self._whole("refresh")
         self._snapshot = log.read(self._root, since=self._snapshot)
         return self
 
@@ -163,6 +215,7 @@ class TraceStore:
             If the engine cannot be reached, or ended before its tasks; what was committed
             stays.
         """
+        self._whole("ingest")
         if not sources:
             raise ParameterError("no source; pass files, folders, globs or -")
         if workers is not None and workers < 1:
@@ -222,7 +275,7 @@ class TraceStore:
             raise ParameterError(f"no bucket {number}; the store has 0 to {self.n_buckets}")
         _known(columns or (), schema.SPANS.names(), "column")
         _known(tables, _OF_BUCKETS, "table")
-        return self._read(number, columns, tables)
+        return self._inside(self._read(number, columns, tables))
 
     def read(self) -> TraceSet:
         """Read the whole store into memory.
@@ -238,7 +291,10 @@ class TraceStore:
             If a part is missing or a byte of it was altered.
         """
         chunk = self._chunk(None, None, _OF_BUCKETS)
-        whole = finalise(chunk, ingest=self.ingest_table)
+        if self._window is None:
+            whole = finalise(chunk, ingest=self.ingest_table)
+        else:
+            whole = self._inside(finalise(chunk)).with_tables(ingest=self.ingest_table)
         return whole.with_tables(rejects=self.rejects)
 
     def trace(self, trace_id: str) -> TraceSet:
@@ -308,12 +364,14 @@ class TraceStore:
         StoreError
             If a part is missing or a byte of it was altered.
         """
+        self._whole("accounts")
         return resolved_accounts(self)
 
     @property
     def rejects(self) -> pl.DataFrame:
         """All that could not be read (REJECTS), of all sources."""
-        parts = [batch["rejects"] for batch in self._batches() if "rejects" in batch]
+        batches = self._snapshot.batches().values()
+        parts = [batch["rejects"] for batch in batches if "rejects" in batch]
         return read_parts(self._root, parts, table="rejects").sort(
             "source", "offset", "line", "reason", "excerpt", maintain_order=True
         )
@@ -364,6 +422,7 @@ class TraceStore:
         ParameterError
             If `keep` is no duration.
         """
+        self._whole("compact")
         self.refresh()
         self._snapshot, merged = merge_batches(self._root, self._snapshot)
         files, size = remove_unused(self._root, self._snapshot, older_than_s=_seconds(keep))
@@ -385,6 +444,7 @@ class TraceStore:
         StoreError
             If the log cannot be read.
         """
+        self._whole("verify")
         problems: list[tuple[str, str]] = []
         rows = dict.fromkeys(STORED, 0)
         for batch in self._batches():
@@ -414,7 +474,8 @@ class TraceStore:
                 f"TraceStore({html.plain(facts['path'])}: {counts}; duplicates included)",
                 f"  {facts['sources']:,} sources in {facts['commits']:,} commits, "
                 f"{facts['buckets']} buckets, {facts['parts']:,} parts, "
-                f"{facts['bytes'] / 1e6:,.1f} MB",
+                f"{facts['bytes'] / 1e6:,.1f} MB"
+                + (", of which the traces of a span of time" if self._window else ""),
             )
         )
 
@@ -423,7 +484,13 @@ class TraceStore:
         return html.table(list(facts), [list(facts.values())], caption="TraceStore")
 
     def _batches(self) -> list[dict[str, Part]]:
-        return list(self._snapshot.batches().values())
+        window = self._window
+        batches = self._snapshot.batches().items()
+        return [batch for place, batch in batches if window is None or place in window.places]
+
+    def _inside(self, traces: TraceSet) -> TraceSet:
+        window = self._window
+        return traces if window is None else traces.between(window.start, window.end)
 
     def _read(self, bucket: int, columns: Sequence[str] | None, tables: Sequence[str]) -> TraceSet:
         if columns is not None:
@@ -501,11 +568,12 @@ _NO_ROWS: Final = Part("", 0, 0, "", "", ())
 
 
 @lru_cache(maxsize=4)
-def _opened_at(path: str, number: int) -> TraceStore:
+def _opened_at(path: str, number: int, window: Window | None) -> TraceStore:
     """Open a store as of a commit, once per process."""
     store = TraceStore.__new__(TraceStore)
     store._root = open_shelf(path)
     store._snapshot = log.read(store._root, until=number)
+    store._window = window
     return store
 
 
