@@ -1,4 +1,4 @@
-"""A span of time of a capture: the same from a store, which leaves the rest unread."""
+"""A span of time of a capture or a store, and what is too old taken out of a store."""
 
 import json
 import pickle
@@ -13,7 +13,7 @@ import tracelab as tl
 from tracelab import schema
 from tracelab.cli import run
 from tracelab.exceptions import ParameterError, StoreError
-from tracelab.store import TraceStore
+from tracelab.store import TraceStore, log
 from tracelab.traceset import TABLES
 
 HOUR_MS = 3_600_000
@@ -176,3 +176,73 @@ def test_a_trace_without_times_lies_in_no_span_of_time():
     traces = capture.traces()
     assert traces.between(0).spans["trace_id"].to_list() == [trace_id(1)]
     assert traces.between().spans["trace_id"].n_unique() == 2
+
+
+def files_of(store):
+    return {path.name for path in (Path(store.path) / "spans").iterdir()}
+
+
+def test_what_has_expired_is_gone_and_the_store_is_sound(store, files):
+    other = TraceStore(store.path)
+    kept = store.between(hour(2)).read()
+    done = store.expire(hour(2))
+    assert (done["batches"], done["spans"]) == (2, 80)
+    found = store.read()
+    assert trace_id(119) in found.spans["trace_id"].to_list()  # its end lies in the third hour
+    wanted = kept.spans["trace_id"].unique()
+    assert_same(found.select_traces(wanted), kept.select_traces(wanted))
+    assert store.verify().height == 0
+    assert store.ingest(files[0])["status"].to_list() == ["already there"]
+    assert store.expire(hour(2))["batches"] == 0
+    with pytest.raises(StoreError, match="have expired"):
+        store.accounts()
+    # who opened it before reads on, until the files are removed
+    assert other.read().spans.height == 201
+    before = files_of(store)
+    store.compact(keep="0s")
+    assert len(files_of(store)) < len(before)
+    assert_same(TraceStore(store.path).read(), found)
+    assert store.verify().height == 0
+    assert store.read().ingest["spans_decoded"].sum() == 201
+
+
+def test_expiry_gives_way_to_a_compaction_that_came_first(store, monkeypatch):
+    other = TraceStore(store.path)
+    append = log.append
+
+    def late(root, snapshot, commit):
+        monkeypatch.setattr(log, "append", append)
+        other.compact(keep="1d")
+        append(root, snapshot, commit)
+
+    monkeypatch.setattr(log, "append", late)
+    # merged, the old rows share a batch with newer ones, and stay
+    assert store.expire(hour(2))["batches"] == 0
+    assert store.read().spans.height == 201
+    assert store.expire(hour(9))["spans"] == 201
+    assert store.read().spans.height == 0
+    assert store.verify().height == 0
+
+
+def test_the_unfinished_end_of_a_file_does_not_expire_and_its_growth_is_taken_in(tmp_path, files):
+    whole = files[0].read_bytes() + files[1].read_bytes()
+    growing = tmp_path / "growing.jsonl"
+    growing.write_bytes(whole[: len(whole) // 2])
+    store = TraceStore(tmp_path / "grown", buckets=4)
+    store.ingest(growing)
+    store.expire(hour(9))
+    assert store.verify().height == 0
+    growing.write_bytes(whole)
+    assert store.ingest(growing)["status"].to_list() == ["grown"]
+    assert store.verify().height == 0
+    store.expire(hour(9))
+    assert store.verify().height == 0
+
+
+def test_the_command_line_takes_out_what_is_old(store, capsys):
+    end = datetime.fromtimestamp(hour(2) / 1e9, UTC).isoformat()
+    assert run(["store", "expire", store.path, "--before", "yesterday"]) == 2
+    assert "is no time" in capsys.readouterr().err
+    assert run(["store", "expire", store.path, "--before", end]) == 0
+    assert "80" in capsys.readouterr().out
+    assert run(["store", "verify", store.path]) == 0

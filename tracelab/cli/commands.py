@@ -11,7 +11,7 @@ import tracelab as tl
 from tracelab import html
 from tracelab.cli import EXIT_INTERRUPTED, EXIT_UNUSABLE, INTERRUPTED, complain
 from tracelab.cli.analyses import compare, investigate, repair, rules, trace
-from tracelab.cli.keeping import compact, info, ingest
+from tracelab.cli.keeping import compact, expire, info, ingest
 from tracelab.cli.keeping import verify as verify_store
 from tracelab.cli.notebooks import lab
 from tracelab.cli.proving import evidence, verify
@@ -28,9 +28,10 @@ app = typer.Typer(
 for command in (investigate, trace, rules, compare, repair, ingest, evidence, verify, lab):
     app.command()(command)
 
-stores = typer.Typer(help="Look after a store: what is in it, merge its parts, prove its bytes.")
+stores = typer.Typer(help="Look after a store: its contents, small parts, old rows and bytes.")
 stores.command()(info)
 stores.command()(compact)
+stores.command()(expire)
 stores.command(name="verify")(verify_store)
 app.add_typer(stores, name="store", no_args_is_help=True)
 

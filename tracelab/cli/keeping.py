@@ -1,4 +1,4 @@
-"""Commands of the store: ingest, info, compact, verify."""
+"""Commands of the store: ingest, info, compact, expire, verify."""
 
 import json
 from typing import Annotated
@@ -59,6 +59,17 @@ def compact(
         step("merging")
         done = _existing(store).compact(keep=keep)
     print_table(["what", "how much"], done.items(), title=f"store {store}")
+
+
+def expire(
+    store: StorePath,
+    before: Annotated[str, typer.Option(help="Spans from this time (UTC) on stay.")],
+) -> None:
+    """Take out what is older than a time; files go with a later compact."""
+    with progress() as step:
+        step("looking for what is older")
+        done = _existing(store).expire(before)
+    print_table(["what", "how many"], done.items(), title=f"taken out of {store}")
 
 
 def verify(store: StorePath) -> None:

@@ -69,13 +69,7 @@ def merge_batches(root: Shelf, snapshot: Snapshot) -> tuple[Snapshot, int]:
 
 
 def _groups(snapshot: Snapshot) -> Iterator[list[Place]]:
-    # The unfinished end of a file keeps a batch of its own: its growth will replace it.
-    tails = {
-        (number, at)
-        for number, commit in enumerate(snapshot.commits, start=1)
-        for source in commit.sources
-        for at in source.tail
-    }
+    tails = snapshot.tails()
     group: list[Place] = []
     rows = 0
     for place, batch in snapshot.batches().items():

@@ -105,7 +105,7 @@ class Commit:
     """One step of the store: batches of parts (table name to part), and their sources.
 
     `replaces` names batches (number of their commit, place in it) whose rows all stand in this
-    commit's batches: what compaction writes.
+    commit's batches, as compaction writes them, or, if it has none, have expired.
     """
 
     batches: tuple[dict[str, Part], ...] = ()
@@ -153,6 +153,24 @@ class Snapshot:
                 if (number, at) not in gone:
                     counted[(number, at)] = batch
         return counted
+
+    def expired(self) -> list[dict[str, Part]]:
+        """Return the batches whose rows were taken out for their age."""
+        return [
+            self.commits[number - 1].batches[at]
+            for commit in self.commits
+            if not commit.batches
+            for number, at in commit.replaces
+        ]
+
+    def tails(self) -> set[Place]:
+        """Return where the unfinished ends of files are; their growth will replace them."""
+        return {
+            (number, at)
+            for number, commit in enumerate(self.commits, start=1)
+            for source in commit.sources
+            for at in source.tail
+        }
 
     def sources(self) -> dict[str, Source]:
         """Return the sources by content digest."""

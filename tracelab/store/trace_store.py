@@ -20,6 +20,7 @@ from tracelab.store.compaction import merge_batches, remove_unused
 from tracelab.store.intake import Progress, ingest_sources
 from tracelab.store.log import Part
 from tracelab.store.parts import STORED, batches_of, bucket_of, is_sound, read_parts
+from tracelab.store.retention import expire_batches
 from tracelab.store.shelves import Folder, open_shelf
 from tracelab.store.window import Window, find_window
 from tracelab.traceset import Moment, TraceSet, time_range
@@ -291,7 +292,7 @@ class TraceStore:
             If a part is missing or a byte of it was altered.
         """
         chunk = self._chunk(None, None, _OF_BUCKETS)
-        if self._window is None:
+        if self._window is None and not self._snapshot.expired():
             whole = finalise(chunk, ingest=self.ingest_table)
         else:
             whole = self._inside(finalise(chunk)).with_tables(ingest=self.ingest_table)
@@ -362,9 +363,14 @@ class TraceStore:
         Raises
         ------
         StoreError
-            If a part is missing or a byte of it was altered.
+            If a part is missing or a byte of it was altered, or rows have expired.
         """
         self._whole("accounts")
+        if self._snapshot.expired():
+            raise StoreError(
+                f"rows of {self._root} have expired, so that its sources can no longer be "
+                "counted; ingest_table says what each held"
+            )
         return resolved_accounts(self)
 
     @property
@@ -386,7 +392,6 @@ class TraceStore:
             the rows of each table, duplicates included.
         """
         parts = [part for batch in self._batches() for part in batch.items()]
-        rows = {table: sum(part.rows for name, part in parts if name == table) for table in STORED}
         return {
             "path": str(self._root),
             "commits": self._snapshot.number,
@@ -394,7 +399,7 @@ class TraceStore:
             "buckets": self.n_buckets,
             "parts": len(parts),
             "bytes": sum(part.size for _, part in parts),
-            **rows,
+            **_rows(self._batches()),
         }
 
     def compact(self, *, keep: str = "1d") -> dict[str, int]:
@@ -428,6 +433,39 @@ class TraceStore:
         files, size = remove_unused(self._root, self._snapshot, older_than_s=_seconds(keep))
         return {"batches_merged": merged, "files_removed": files, "bytes_removed": size}
 
+    def expire(self, before: Moment) -> dict[str, int]:
+        """Take old rows out, a batch of parts at a time.
+
+        A batch goes when all its spans start before that time, with its events, links, logs,
+        metric points and rejects. The sources stay on record: one that was ingested is not
+        ingested again. The files go with the next `compact` after its ``keep``. Others may read
+        and ingest meanwhile.
+
+        Parameters
+        ----------
+        before : datetime, str or int
+            Text in ISO 8601, UTC if no zone is told, or nanoseconds since 1970.
+
+        Returns
+        -------
+        dict
+            ``batches`` and rows of each table that were taken out.
+
+        Raises
+        ------
+        ParameterError
+            If `before` is no time.
+        StoreError
+            If the store cannot be written, or a part is damaged.
+        """
+        self._whole("expire")
+        limit, _ = time_range(before, None)
+        if limit is None:
+            raise ParameterError("before=None: say from which time on rows stay")
+        self.refresh()
+        self._snapshot, gone = expire_batches(self._root, self._snapshot, before=limit)
+        return {"batches": len(gone), **_rows(gone)}
+
     def verify(self) -> pl.DataFrame:
         """Check every byte of every part, and the sums of the log.
 
@@ -446,10 +484,7 @@ class TraceStore:
         """
         self._whole("verify")
         problems: list[tuple[str, str]] = []
-        rows = dict.fromkeys(STORED, 0)
-        for batch in self._batches():
-            for table, part in batch.items():
-                rows[table] += part.rows
+        rows = _rows([*self._batches(), *self._snapshot.expired()])
         parts = [part for batch in self._batches() for part in batch.values()]
         problems += [
             (part.path, "missing, or not the bytes that were written")
@@ -555,6 +590,15 @@ class TraceStore:
                 logs=rows_of("logs", all_batches),
             )
         )
+
+
+def _rows(batches: Iterable[dict[str, Part]]) -> dict[str, int]:
+    """Count the rows of each table."""
+    rows = dict.fromkeys(STORED, 0)
+    for batch in batches:
+        for table, part in batch.items():
+            rows[table] += part.rows
+    return rows
 
 
 def _seconds(duration: str) -> float:
