@@ -169,3 +169,50 @@ def wait_for(file):
             return
         time.sleep(0.1)
     raise AssertionError(f"{file} was not written")
+
+
+def started(source, store):
+    return subprocess.Popen(
+        [sys.executable, "-m", "tracelab", "ingest", source, "--store", store, "--engine", "dask"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+
+
+def members(group):
+    """Processes of a group that still run."""
+    found = []
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            fields = stat.read_text().rpartition(")")[2].split()
+        except OSError:
+            continue
+        if int(fields[2]) == group and fields[0] != "Z":
+            found.append(int(stat.parent.name))
+    return found
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="looks into /proc")
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
+@pytest.mark.parametrize("after", [1.5, 3.5])
+def test_an_end_from_the_terminal_is_one_line_and_leaves_no_process(
+    sources, tmp_path, number, after
+):
+    process = started(str(sources), str(tmp_path / "store"))
+    time.sleep(after)
+    if number == signal.SIGKILL:
+        process.kill()
+    else:
+        os.killpg(process.pid, number)  # as a terminal does: the whole group
+    begun = time.monotonic()
+    _, told = process.communicate(timeout=60)
+    if number == signal.SIGINT and process.returncode:
+        assert process.returncode == 130
+        assert told == "tracelab: interrupted; finished work is kept\n"
+        assert time.monotonic() - begun < 30
+    while members(process.pid) and time.monotonic() - begun < 30:
+        time.sleep(0.1)
+    assert members(process.pid) == []
+    assert TraceStore(tmp_path / "store").verify().height == 0

@@ -1,9 +1,12 @@
 """Tasks on a Dask cluster, with the outcomes that the processes of this machine give."""
 
+import logging
 import os
+import signal
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
+from multiprocessing import resource_tracker
 from pathlib import Path
 from typing import Any, Final
 
@@ -136,6 +139,36 @@ def connected(
         yield Cluster(client)
 
 
+@contextmanager
+def _left_alone_by_the_terminal() -> Iterator[None]:
+    """Start processes that Ctrl-C does not reach: this process ends them."""
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    _start_tracker()
+    # The thread that is started now, and the processes that it starts, inherit the mask.
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _start_tracker() -> None:
+    """Start what multiprocessing cleans up with, which would lift the mask where it is started.
+
+    After Ctrl-C it removes what is left, and shall not warn that it did.
+    """
+    before = os.environ.get("PYTHONWARNINGS")
+    os.environ["PYTHONWARNINGS"] = "ignore"
+    try:
+        resource_tracker.ensure_running()
+    finally:
+        del os.environ["PYTHONWARNINGS"]
+        if before is not None:
+            os.environ["PYTHONWARNINGS"] = before
+
+
 def _client(distributed: Any, engine: Any, workers: int | None, stack: ExitStack) -> Any:
     if isinstance(engine, distributed.Client):
         return engine
@@ -147,9 +180,12 @@ def _client(distributed: Any, engine: Any, workers: int | None, stack: ExitStack
         warnings.simplefilter("ignore")
         try:
             if text == "dask":
-                cluster = distributed.LocalCluster(
-                    n_workers=workers or os.cpu_count() or 1, threads_per_worker=1
-                )
+                with _left_alone_by_the_terminal():
+                    cluster = distributed.LocalCluster(
+                        n_workers=workers or os.cpu_count() or 1,
+                        threads_per_worker=1,
+                        silence_logs=logging.CRITICAL,
+                    )
                 return stack.enter_context(
                     distributed.Client(stack.enter_context(cluster), set_as_default=False)
                 )
