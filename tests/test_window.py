@@ -74,6 +74,14 @@ def test_time_is_told_in_words_numbers_or_objects(files):
         assert_same(traces.between(told), expected)
 
 
+def test_a_time_beyond_all_spans_is_no_reason_to_fail(files):
+    traces = tl.read_traces(*files)
+    assert_same(traces.between("0001-01-01", "9999-12-31"), traces)
+    assert_same(traces.between(-(10**30), 10**30), traces)
+    case = tl.investigate(traces, start="0001-01-01", end="9999-12-31")
+    assert case.summary["text"][1].startswith("Only traces that begin from 1677-09-21")
+
+
 @pytest.mark.parametrize(
     ("start", "end", "words"),
     [("soon", None, "is no time; write it like"), (5, 5, "not after"), (None, 1.5, "is no time")],
@@ -168,6 +176,7 @@ def test_an_investigation_of_a_span_of_time(files, store, tmp_path, capsys):
     assert run([*command, end]) == 0
     told = json.loads((out / "findings.json").read_text())
     assert told["summary"]["spans"] == 41
+    assert told["summary"]["text"][1].startswith("Only traces that begin from 2023-11-14 23:13:20")
     assert told["provenance"]["parameters"]["start"] == hour(1)
 
 

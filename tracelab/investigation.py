@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final, Literal
 
@@ -320,7 +321,7 @@ def _investigate(
         calls=seen.calls,
         exhibits=exhibits,
         rules=tuple(rules),
-        summary=_summarise(seen, traces.rejects, leads, rules),
+        summary=_summarise(seen, traces.rejects, leads, rules, period),
         provenance={
             "sources": ingest.select(
                 "source", "sha256", "form", "bytes", "spans_kept", "rejects"
@@ -348,7 +349,11 @@ def _exhibits(findings: Iterable[Finding]) -> dict[str, str]:
 
 
 def _summarise(
-    seen: Survey, rejects: pl.DataFrame, leads: pl.DataFrame, rules: list[WarningRule]
+    seen: Survey,
+    rejects: pl.DataFrame,
+    leads: pl.DataFrame,
+    rules: list[WarningRule],
+    period: dict[str, int | None],
 ) -> dict[str, Any]:
     services = seen.operations["service_name"].drop_nulls().unique().sort().to_list()
     by_severity = dict(seen.breaks.group_by("severity").len().iter_rows())
@@ -365,6 +370,8 @@ def _summarise(
         if seen.n_spans
         else "No span was read: nothing could be checked",
     ]
+    if (chosen := _period_line(period)) is not None:
+        text.insert(1, chosen)
     if seen.errors.hops.height:
         fates = ", ".join(
             f"{verdicts[word]:,} {word.replace('_', ' ')}"
@@ -416,6 +423,16 @@ def _summarise(
         **render_digest(seen.errors.digest),
         "text": text,
     }
+
+
+def _period_line(period: dict[str, int | None]) -> str | None:
+    """Say which traces were asked for; None if all."""
+    words = [
+        f"{word} {datetime.fromtimestamp(at // 10**9, UTC):%Y-%m-%d %H:%M:%S} UTC"
+        for word, at in (("from", period["start"]), ("before", period["end"]))
+        if at is not None
+    ]
+    return f"Only traces that begin {' and '.join(words)}" if words else None
 
 
 def _integrity_line(integrity: pl.DataFrame) -> list[str]:

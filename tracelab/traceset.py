@@ -217,9 +217,15 @@ def time_range(start: Moment | None, end: Moment | None) -> tuple[int | None, in
     return first, last
 
 
+_FIRST, _LAST = -(1 << 63), (1 << 63) - 1
+"""What a time of a span can be, in nanoseconds since 1970."""
+
+
 def _nanoseconds(moment: Moment | None) -> int | None:
-    if moment is None or isinstance(moment, int):
-        return moment
+    if moment is None:
+        return None
+    if isinstance(moment, int):
+        return min(max(moment, _FIRST), _LAST)
     try:
         told = moment if isinstance(moment, datetime) else datetime.fromisoformat(moment)
     except (TypeError, ValueError) as error:
@@ -227,7 +233,8 @@ def _nanoseconds(moment: Moment | None) -> int | None:
             f"{moment!r} is no time; write it like 2026-11-23T10:00 (UTC) or 2026-11-23T10:00+02:00"
         ) from error
     since = (told if told.tzinfo else told.replace(tzinfo=UTC)) - datetime(1970, 1, 1, tzinfo=UTC)
-    return ((since.days * 86_400 + since.seconds) * 1_000_000 + since.microseconds) * 1_000
+    at = ((since.days * 86_400 + since.seconds) * 1_000_000 + since.microseconds) * 1_000
+    return min(max(at, _FIRST), _LAST)
 
 
 def _inside(column: str, start: int | None, end: int | None) -> pl.Expr:

@@ -27,7 +27,9 @@ Sources = Annotated[
     typer.Argument(metavar="SRC...", help="Files, folders, globs, a store, or - for stdin."),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
-Engine = Annotated[str, typer.Option(help="local, dask, tcp://host:8786 or a scheduler file.")]
+Engine = Annotated[
+    str, typer.Option(help="local; for stores also dask, tcp://host:8786, a scheduler file.")
+]
 
 
 def open_capture(sources: list[str], step: Any) -> Any:
