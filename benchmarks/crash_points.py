@@ -1,15 +1,15 @@
 """Break every call that writes, one per run, in every way a system can; see what is left.
 
-    python benchmarks/crash_points.py [--commands ingest compact investigate rewrite] [--every 1]
+    python benchmarks/crash_points.py [--commands ingest compact …] [--every 1]
 
 strace (Debian's package) traces a command once, so that each call that writes below its folder is
 known by file, name and number, and then runs it again for each call and fault: killed before the
 call, EIO, ENOSPC, EINTR. (A short count cannot be injected this way: strace then answers a call
-that never wrote.) After each fault
+that never wrote; see tests/test_short_writes.py.) After each fault
 
 - a store must verify, and hold all of a source or nothing of it: all if the command said it was
   done;
-- a compacted store must hold the same rows as before;
+- a compacted store must hold the same rows as before, one whose old rows expire all or the newer;
 - a case that was said to be written must pass `verify_case`, and one that was being written
   (`rewrite`: over an older one) passes only if it is the whole new or the whole old one;
 - the same command made again must complete, and leave what it leaves without a fault.
@@ -24,6 +24,7 @@ import subprocess
 import sys
 import tempfile
 from collections import Counter
+from datetime import timedelta
 from pathlib import Path
 
 import tracelab as tl
@@ -36,7 +37,7 @@ CALLS = (
     "unlinkat", "fsync", "fdatasync", "mkdir", "mkdirat", "ftruncate", "fallocate",
 )  # fmt: skip
 FAULTS = ("signal=KILL", "error=EIO", "error=ENOSPC", "error=EINTR")
-COMMANDS = ("ingest", "compact", "investigate", "rewrite")
+COMMANDS = ("ingest", "compact", "expire", "investigate", "rewrite")
 PLAIN = "from tracelab.cli import main; main()"
 STEADY = f"""
 import itertools, tempfile, uuid
@@ -58,11 +59,15 @@ class Command:
         self.export = scratch / "export.jsonl"
         self.n_unreached = 0
         lines = SAMPLE.read_bytes().splitlines(keepends=True)
-        if name == "compact":
+        if name in ("compact", "expire"):
             store = tl.TraceStore(self.base, buckets=2)
             for number in range(3):
-                self.export.write_bytes(b"".join(lines[number::3]))
+                later = slice(number * len(lines) // 3, (number + 1) * len(lines) // 3)
+                chosen = slice(number, None, 3) if name == "compact" else later
+                self.export.write_bytes(b"".join(lines[chosen]))
                 store.ingest(self.export, workers=1)
+                if not number:
+                    newest = store.read().spans["start_time"].max() + timedelta(microseconds=1)
         if name == "rewrite":
             self.export.write_bytes(b"".join(lines[: len(lines) // 2]))
             tl.investigate(tl.read_traces(self.export)).write(self.base)
@@ -71,6 +76,7 @@ class Command:
         self.line = {
             "ingest": ("ingest", self.export, "--store", self.place),
             "compact": ("store", "compact", self.place, "--keep", "0s"),
+            "expire": ("store", "expire", self.place, "--before", newest.isoformat()),
         }.get(name, ("investigate", self.export, "-o", self.place))
         self.prepare()
         self.before = self.left()
@@ -121,7 +127,7 @@ class Command:
     def is_as_before(self, left):
         """Tell whether nothing was committed; a case in pieces must not pass for a case."""
         if left is None:
-            return self.name != "compact"
+            return self.name not in ("compact", "expire")
         if self.name == "ingest":
             return not left["spans"].height
         return self.before is not None and same(left, self.before)

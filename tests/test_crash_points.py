@@ -31,6 +31,8 @@ FULL = "tracelab: cannot write the output: No space left on device\n"
         ("ingest", "fsync", "/log", "error=EIO"),
         ("ingest", "write", ".parquet", "error=ENOSPC"),
         ("compact", "unlink", ".parquet", "signal=KILL"),
+        ("expire", "link", "/log/", "signal=KILL"),
+        ("expire", "fsync", "/log", "error=EIO"),
         ("rewrite", "write", ".parquet", "error=ENOSPC"),
     ],
 )
