@@ -59,6 +59,7 @@ class Command:
         self.export = scratch / "export.jsonl"
         self.n_unreached = 0
         lines = SAMPLE.read_bytes().splitlines(keepends=True)
+        first = None
         if name in ("compact", "expire"):
             store = tl.TraceStore(self.base, buckets=2)
             for number in range(3):
@@ -67,7 +68,7 @@ class Command:
                 self.export.write_bytes(b"".join(lines[chosen]))
                 store.ingest(self.export, workers=1)
                 if not number:
-                    newest = store.read().spans["start_time"].max() + timedelta(microseconds=1)
+                    first = store.read().spans["start_time"].max() + timedelta(microseconds=1)
         if name == "rewrite":
             self.export.write_bytes(b"".join(lines[: len(lines) // 2]))
             tl.investigate(tl.read_traces(self.export)).write(self.base)
@@ -76,7 +77,7 @@ class Command:
         self.line = {
             "ingest": ("ingest", self.export, "--store", self.place),
             "compact": ("store", "compact", self.place, "--keep", "0s"),
-            "expire": ("store", "expire", self.place, "--before", newest.isoformat()),
+            "expire": ("store", "expire", self.place, "--before", str(first)),
         }.get(name, ("investigate", self.export, "-o", self.place))
         self.prepare()
         self.before = self.left()
