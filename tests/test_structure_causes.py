@@ -147,6 +147,14 @@ def test_what_is_answered_after_an_outage_was_not_lost_as_the_process_before_it_
     assert set(missed["cause"][20:]) == {"export_failure"}
 
 
+def test_what_began_when_the_successor_answered_was_not_lost_with_the_process_before_it():
+    missed = loud(fates("1" * 60 + "-" * 3 + "2" * 35 + "-" + "2"))
+    assert missed["cause"].to_list() == ["process_exit"] * 3
+    # The successor's last batch was on its way when the capture ended.
+    missed = find_breaks(fates("1" * 60 + "2" * 30 + "-" + "2" * 8).traces())
+    assert missed["cause"].to_list() == ["capture_edge"]
+
+
 def test_a_peer_that_ceased_several_times_had_ceased_when_the_capture_began():
     came_back = ("1" * 10 + "-" * 20) * 5 + "1" * 10
     assert loud(fates("-" * 30 + came_back, gap=500)).height >= 0.9 * 130

@@ -26,6 +26,12 @@ EXPORT_DELAY_NS: Final = 6_000_000_000
 silent for less at the end of the capture may simply not have sent yet."""
 
 
+_HAND_OVER_NS: Final = 1_000_000_000
+"""How long after its successor's first span a process may still be called."""
+
+_NEVER: Final = (1 << 63) - 1
+
+
 @dataclass(frozen=True, slots=True)
 class Lifetimes:
     """Of the process of each missing span.
@@ -102,7 +108,7 @@ def process_table(skeleton: Skeleton) -> pl.DataFrame:
     -------
     pl.DataFrame
         process, service, start (of the first span), first and last (end), spans, exited,
-        replaced.
+        replaced, called_until (when its successors had taken over its calls).
 
     Raises
     ------
@@ -130,7 +136,11 @@ def process_table(skeleton: Skeleton) -> pl.DataFrame:
         .sort("process")
     )
     if not table.height:
-        return table.with_columns(exited=pl.lit(value=False), replaced=pl.lit(value=False))
+        return table.with_columns(
+            exited=pl.lit(value=False),
+            replaced=pl.lit(value=False),
+            called_until=pl.lit(_NEVER, pl.Int64),
+        )
     hosts = skeleton.processes["host_name"].gather(table["process"].to_numpy())
     capture_last = int(table["last"].max())  # type: ignore[arg-type]
     silence = capture_last - pl.col("last")
@@ -147,9 +157,17 @@ def process_table(skeleton: Skeleton) -> pl.DataFrame:
         & (pl.col("start_other") - pl.col("last") < 120_000_000_000)
         & (pl.col("host").is_null() | (pl.col("host") == pl.col("host_other")))
     )
-    replaced = pl.col("process").is_in(later["process"].unique().implode())
-    return table.with_columns(replaced=replaced, exited=pl.col("gone") | replaced).drop(
-        "gone", "host", "quiet"
+    successors = later.group_by("process").agg(pl.col("start_other").max().alias("_successor"))
+    replaced = pl.col("_successor").is_not_null()
+    taken_over = pl.max_horizontal("_successor", "last") + _HAND_OVER_NS
+    return (
+        table.join(successors, on="process", how="left", maintain_order="left")
+        .with_columns(
+            replaced=replaced,
+            exited=pl.col("gone") | replaced,
+            called_until=pl.when(replaced).then(taken_over).otherwise(_NEVER),
+        )
+        .drop("gone", "host", "quiet", "_successor")
     )
 
 
@@ -189,9 +207,9 @@ def likely_processes(skeleton: Skeleton, missing: Missing) -> Ints:
         best = np.full(mine.size, -1.0)
         known = process[mine] >= 0
         rivals = several if known.all() else table
-        for code, start, first, last, spans, exited in (
+        for code, start, first, last, spans, exited, called_until in (
             rivals.filter(pl.col("service") == service)
-            .select("process", "start", "first", "last", "spans", "exited")
+            .select("process", "start", "first", "last", "spans", "exited", "called_until")
             .rows()
         ):
             ends = ends_of(skeleton, code)
@@ -204,6 +222,7 @@ def likely_processes(skeleton: Skeleton, missing: Missing) -> Ints:
             alive = ((begun[mine] >= start - CLOCK_NS) | early) & (
                 begun[mine] <= last + EXPORT_DELAY_NS
             )
+            alive &= ~missing.call[mine] | (begun[mine] <= called_until)
             died = exited & (middle[mine] > last) & (middle[mine] <= last + EXPORT_DELAY_NS)
             better = alive & (silence > best) & (~known | died)
             best[better] = silence[better]
