@@ -105,6 +105,12 @@ def test_a_store_gives_what_the_capture_in_memory_gives(files, store):
             assert names.to_list() == wanted.spans["name"].to_list()
 
 
+def test_views_of_one_store_are_independent_of_each_other_and_of_the_store(store):
+    first, second = store.between(hour(1), hour(2)), store.between(hour(3), hour(4))
+    again = pickle.loads(pickle.dumps(store))
+    assert [each.read().spans.height for each in (first, second, again)] == [41, 40, 201]
+
+
 def test_parts_of_another_time_are_not_read(store):
     view = store.between(hour(1), hour(2), margin="30m")
     assert view.info()["parts"] < store.info()["parts"]

@@ -1,6 +1,5 @@
 """The store: a folder of Parquet parts and a log, opened as of one commit."""
 
-import copy
 import os
 import re
 from collections.abc import Iterable, Sequence
@@ -18,10 +17,10 @@ from tracelab.store import log
 from tracelab.store.accounts import resolved_accounts
 from tracelab.store.compaction import merge_batches, remove_unused
 from tracelab.store.intake import Progress, ingest_sources
-from tracelab.store.log import Part
+from tracelab.store.log import Part, Snapshot
 from tracelab.store.parts import STORED, batches_of, bucket_of, is_sound, read_parts
 from tracelab.store.retention import expire_batches
-from tracelab.store.shelves import Folder, open_shelf
+from tracelab.store.shelves import Folder, Shelf, open_shelf
 from tracelab.store.window import Window, find_window
 from tracelab.traceset import Moment, TraceSet, time_range
 
@@ -146,15 +145,14 @@ class TraceStore:
         """
         self._whole("between")
         first, last = time_range(start, end)
-        view = copy.copy(self)
-        view._window = find_window(
+        window = find_window(
             self._root,
             self._snapshot.batches(),
             start=first,
             end=last,
             margin=int(_seconds(margin)) * 1_000_000_000,
         )
-        return view
+        return _as_of(self._root, self._snapshot, window)
 
     def _whole(self, what: str) -> None:
         if self._window is not None:
@@ -614,10 +612,13 @@ _NO_ROWS: Final = Part("", 0, 0, "", "", ())
 @lru_cache(maxsize=4)
 def _opened_at(path: str, number: int, window: Window | None) -> TraceStore:
     """Open a store as of a commit, once per process."""
+    root = open_shelf(path)
+    return _as_of(root, log.read(root, until=number), window)
+
+
+def _as_of(root: Shelf, snapshot: Snapshot, window: Window | None) -> TraceStore:
     store = TraceStore.__new__(TraceStore)
-    store._root = open_shelf(path)
-    store._snapshot = log.read(store._root, until=number)
-    store._window = window
+    store._root, store._snapshot, store._window = root, snapshot, window
     return store
 
 
