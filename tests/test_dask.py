@@ -171,16 +171,6 @@ def wait_for(file):
     raise AssertionError(f"{file} was not written")
 
 
-def started(source, store):
-    return subprocess.Popen(
-        [sys.executable, "-m", "tracelab", "ingest", source, "--store", store, "--engine", "dask"],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    )
-
-
 def members(group):
     """Processes of a group that still run."""
     found = []
@@ -200,7 +190,17 @@ def members(group):
 def test_an_end_from_the_terminal_is_one_line_and_leaves_no_process(
     sources, tmp_path, number, after
 ):
-    process = started(str(sources), str(tmp_path / "store"))
+    long = tmp_path / "long.pb"  # too long to be read before the signal
+    long.write_bytes((sources / "export-0.pb").read_bytes() * 80)
+    store = tmp_path / "store"
+    command = [sys.executable, "-m", "tracelab", "ingest", long, "--store", store]
+    process = subprocess.Popen(
+        [*command, "--engine", "dask"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
     time.sleep(after)
     if number == signal.SIGKILL:
         process.kill()
@@ -208,11 +208,14 @@ def test_an_end_from_the_terminal_is_one_line_and_leaves_no_process(
         os.killpg(process.pid, number)  # as a terminal does: the whole group
     begun = time.monotonic()
     _, told = process.communicate(timeout=60)
-    if number == signal.SIGINT and process.returncode:
+    if number == signal.SIGINT:
         assert process.returncode == 130
         assert told == "tracelab: interrupted; finished work is kept\n"
-        assert time.monotonic() - begun < 30
+    else:
+        assert process.returncode == -signal.SIGKILL
+    assert time.monotonic() - begun < 30
     while members(process.pid) and time.monotonic() - begun < 30:
         time.sleep(0.1)
     assert members(process.pid) == []
-    assert TraceStore(tmp_path / "store").verify().height == 0
+    assert TraceStore(store).verify().height == 0
+    assert TraceStore(store).info()["sources"] == 0
