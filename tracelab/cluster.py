@@ -59,10 +59,10 @@ class Cluster:
             If the cluster ends while tasks are open.
         """
         import distributed
-        from distributed.comm.core import CommClosedError
 
         finished: Any = distributed.as_completed
-        lost = (distributed.CancelledError, CommClosedError, OSError, TimeoutError)
+        # A closed connection and a time-out are errors of the system, too.
+        lost = (distributed.CancelledError, OSError)
         futures: list[Any] = []
         try:
             futures += [self.client.submit(function, *task, pure=False) for task in tasks]

@@ -2,7 +2,7 @@
 
 import hashlib
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from threading import Lock
@@ -462,26 +462,29 @@ def _opened(root: Shelf, part: Part, wanted: list[int]) -> pq.ParquetFile:
     return reader
 
 
-def start_times(root: Shelf, part: Part) -> tuple[int, int] | None:
-    """Tell when the first and the last span of a part start, by its statistics.
+def start_times(root: Shelf, batch: Mapping[str, Part]) -> tuple[int, int] | None:
+    """Tell when the first and the last span of a batch start, by the statistics of its part.
 
     Parameters
     ----------
     root : Shelf
         The store.
-    part : Part
-        A part of the table spans.
+    batch : mapping of str to Part
+        Parts by table.
 
     Returns
     -------
     first, last : int
-        Nanoseconds since 1970; None where a row group does not say.
+        Nanoseconds since 1970; None without spans, or where a row group does not say.
 
     Raises
     ------
     StoreError
         If the file is missing or its frame was altered.
     """
+    part = batch.get("spans")
+    if part is None:
+        return None
     try:
         reader = _opened(root, part, [])
     except (OSError, ValueError) as error:

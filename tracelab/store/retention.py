@@ -46,8 +46,9 @@ def _expired(root: Shelf, snapshot: Snapshot, before: int) -> dict[Place, Batch]
     found = {}
     tails = snapshot.tails()
     for place, batch in snapshot.batches().items():
-        if "spans" in batch and place not in tails:
-            times = start_times(root, batch["spans"])
-            if times is not None and times[1] < before:
-                found[place] = batch
+        if place in tails:
+            continue
+        times = start_times(root, batch)
+        if times is not None and times[1] < before:
+            found[place] = batch
     return found

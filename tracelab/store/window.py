@@ -58,7 +58,7 @@ def find_window(
     """
     places = []
     for place, batch in batches.items():
-        times = start_times(root, batch["spans"]) if "spans" in batch else None
+        times = start_times(root, batch)
         if times is not None:
             first, last = times
             if (end is not None and first >= end + margin) or (

@@ -68,22 +68,18 @@ def weigh_ends(skeleton: Skeleton, missing: Missing, lifetimes: Lifetimes, case:
     late &= ~missing.call
     case.put("capture_edge", late, 25 * after[late], "still open when the capture stopped")
     # Durations have long tails: a slow span may have been open still.
-    odds = open_odds(skeleton, missing, lifetimes)
-    slow = odds >= MIN_ODDS
-    case.put(
-        "capture_edge",
-        slow,
-        np.minimum(odds[slow], 10.0),
-        "likelier open still when the capture stopped than lost",
-    )
-    odds = over_odds(skeleton, missing, lifetimes)
-    over = odds >= MIN_ODDS
-    case.put(
-        "capture_edge",
-        over,
-        np.minimum(odds[over], 10.0),
-        "likelier over before the capture began than lost",
-    )
+    for odds, text in (
+        (
+            open_odds(skeleton, missing, lifetimes),
+            "likelier open still when the capture stopped than lost",
+        ),
+        (
+            over_odds(skeleton, missing, lifetimes),
+            "likelier over before the capture began than lost",
+        ),
+    ):
+        likely = odds >= MIN_ODDS
+        case.put("capture_edge", likely, np.minimum(odds[likely], 10.0), text)
     # What was exported before the capture began ended before the first export in it.
     begun = missing.end_low <= skeleton.window[0] + EXPORT_DELAY_NS
     early = (before > 0) & begun & missing.call

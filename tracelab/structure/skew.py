@@ -131,17 +131,23 @@ def measure_skews(skeleton: Skeleton) -> pl.DataFrame:
 
 def _calls(skeleton: Skeleton) -> Ints:
     """Server spans called from afar; their parent may be a server, if nothing records clients."""
+    rows = _from_afar(skeleton)
+    callers = skeleton.kind[skeleton.parent[rows]]
+    served = skeleton.kind[rows] == SERVER
+    calls: Ints = rows[served & np.isin(callers, (CLIENT, SERVER, INTERNAL))]
+    return calls
+
+
+def _from_afar(skeleton: Skeleton) -> Ints:
+    """Spans called from afar, by messages say, of which not all can bound a skew."""
     rows = skeleton.intact
-    parent = skeleton.parent[rows]
-    keep = (
-        (skeleton.kind[rows] == SERVER)
-        & np.isin(skeleton.kind[parent], (CLIENT, SERVER, INTERNAL))
+    called: Ints = rows[
+        np.isin(skeleton.kind[rows], (SERVER, CONSUMER))
         & FAR[skeleton.crossing[rows]]
         & skeleton.timed[rows]
-        & skeleton.timed[parent]
-    )
-    calls: Ints = rows[keep]
-    return calls
+        & skeleton.timed[skeleton.parent[rows]]
+    ]
+    return called
 
 
 def _certain(pairs: pl.DataFrame, *, min_calls: int) -> pl.DataFrame:
@@ -201,10 +207,14 @@ def clock_offsets(skeleton: Skeleton, *, min_calls: int = 3) -> Ints:
     ValueError
         Never.
     """
-    clock, names = clock_groups(skeleton)
     pairs = _certain(measure_skews(skeleton), min_calls=min_calls)
+    return _offsets(skeleton, pairs, min_calls=min_calls)
+
+
+def _offsets(skeleton: Skeleton, pairs: pl.DataFrame, *, min_calls: int) -> Ints:
     if not pairs["certain"].any():
         return np.zeros(skeleton.processes.height, np.int64)
+    clock, names = clock_groups(skeleton)
     offset = np.zeros(len(names))
     placed = np.zeros(len(names), bool)
     weight = np.zeros(len(names))
@@ -257,13 +267,14 @@ def find_clock_skew(skeleton: Skeleton, *, min_calls: int = 3) -> pl.DataFrame:
     SchemaError
         Never.
     """
-    pairs = _certain(measure_skews(skeleton), min_calls=min_calls).filter("certain")
+    measured = _certain(measure_skews(skeleton), min_calls=min_calls)
+    pairs = measured.filter("certain")
     if not pairs.height:
         return verdicts(pl.DataFrame(schema={"row": pl.Int64, "kind": pl.String}))
     clock, names = clock_groups(skeleton)
-    rows = np.concatenate([_calls(skeleton), _unmeasured(skeleton)])
+    rows = _from_afar(skeleton)
     parent = skeleton.parent[rows]
-    offset = clock_offsets(skeleton, min_calls=min_calls)
+    offset = _offsets(skeleton, measured, min_calls=min_calls)
     told = offset[skeleton.process[rows]] - offset[skeleton.process[parent]]
     early = skeleton.start[rows] < skeleton.start[parent]
     late = (skeleton.end[rows] > skeleton.end[parent]) & (skeleton.kind[rows] == SERVER)
@@ -303,12 +314,11 @@ def find_clock_skew(skeleton: Skeleton, *, min_calls: int = 3) -> pl.DataFrame:
         .otherwise(fits & (pl.col("early") | (pl.col("late") & explained)))
     )
     words = pl.DataFrame(CROSSINGS, schema=["boundary", "_evidence"], orient="row")
-    source = pl.when("certain").then(
-        pl.format(
-            "{}from {} calls",
-            pl.format("± {} ms, ", (pl.col("uncertainty") / 1e6).round(3)).fill_null(""),
-            "calls",
-        )
+    width = pl.format("± {} ms, ", (pl.col("uncertainty") / 1e6).round(3)).fill_null("")
+    source = (
+        pl.when("certain")
+        .then(pl.format("{}from {} calls", width, "calls"))
+        .otherwise(pl.lit("from their calls with others"))
     )
     return verdicts(
         table.hstack(take_rows(words, table["crossing"])).with_columns(
@@ -324,25 +334,11 @@ def find_clock_skew(skeleton: Skeleton, *, min_calls: int = 3) -> pl.DataFrame:
                     .then(pl.lit("ahead of"))
                     .otherwise(pl.lit("behind")),
                     names.gather(table["caller"]).alias("caller_name"),
-                    source.otherwise(pl.lit("from their calls with others")),
+                    source,
                 )
             ),
         )
     )
-
-
-def _unmeasured(skeleton: Skeleton) -> Ints:
-    """Spans called from afar in ways that bound no skew, by messages say."""
-    rows = skeleton.intact
-    parent = skeleton.parent[rows]
-    keep = (
-        np.isin(skeleton.kind[rows], (SERVER, CONSUMER))
-        & FAR[skeleton.crossing[rows]]
-        & skeleton.timed[rows]
-        & skeleton.timed[parent]
-    )
-    found: Ints = np.setdiff1d(rows[keep], _calls(skeleton), assume_unique=True)
-    return found
 
 
 def estimate_clock_skew(traces: TraceSet, *, min_calls: int = 3) -> pl.DataFrame:

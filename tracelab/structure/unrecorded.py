@@ -41,12 +41,12 @@ def weigh_hops(skeleton: Skeleton, missing: Missing, case: Case) -> None:
     op, service = skeleton.op[missing.row], skeleton.service[missing.row]
     lost_op = np.bincount(op[remote], minlength=n_ops)
     lost_service = np.bincount(service[remote], minlength=n_services)
+    alone = remote & (held_service[service] == 0)
+    several = alone & (lost_service[service] >= 2)
     case.put(
         "uninstrumented_hop",
-        remote & (held_service[service] == 0) & (lost_service[service] >= 2),
-        np.where(lost_service[service] >= 5, 80.0, 25.0)[
-            remote & (held_service[service] == 0) & (lost_service[service] >= 2)
-        ],
+        several,
+        np.where(lost_service[service] >= 5, 80.0, 25.0)[several],
         "no caller of this service stands in the capture",
     )
     # What strikes now and then cannot be why a caller is never there.
@@ -59,7 +59,7 @@ def weigh_hops(skeleton: Skeleton, missing: Missing, case: Case) -> None:
     )
     case.put(
         "uninstrumented_hop",
-        remote & (held_service[service] == 0) & (lost_service[service] == 1),
+        alone & (lost_service[service] == 1),
         1.5,
         "its only caller does not stand in the capture",
     )
