@@ -59,7 +59,8 @@ def audit_sampling(traces: TraceSet) -> pl.DataFrame:
     SchemaError
         Never for a `TraceSet`.
     """
-    skeleton = Skeleton([build_spine(traces)]).without_copies()
+    skeleton = Skeleton([build_spine(traces)])
+    skeleton.drop_copies()
     if not skeleton.n:
         return schema.empty(SAMPLING_AUDIT)
     missing = find_missing(skeleton, find_detached_roots(skeleton).claimed)

@@ -14,6 +14,7 @@ from tracelab.structure.skeleton import (
     Bools,
     Ints,
     Skeleton,
+    pair_codes,
 )
 from tracelab.structure.spine import CROSSINGS, LOOPBACK
 
@@ -120,10 +121,9 @@ def _differs(skeleton: Skeleton, name: str, parents: Ints, children: Ints) -> In
 
 
 def _calls_loopback(skeleton: Skeleton) -> Bools:
-    loopback = skeleton.peers.filter(pl.col("server_address").str.contains(LOOPBACK))["peer"]
-    if not loopback.len():
-        return np.zeros(skeleton.n, dtype=bool)
-    return np.isin(skeleton.column("peer"), loopback.to_numpy())
+    loopback = skeleton.peers["server_address"].str.contains(LOOPBACK).to_numpy()
+    near: Bools = np.append(loopback, [False])[skeleton.column("peer")]
+    return near
 
 
 def usual_boundaries(skeleton: Skeleton, rows: Ints) -> pl.DataFrame:
@@ -154,7 +154,7 @@ def usual_boundaries(skeleton: Skeleton, rows: Ints) -> pl.DataFrame:
     n_words = len(CROSSINGS)
     intact = skeleton.intact
     seen = np.bincount(
-        skeleton.op[intact] * n_words + skeleton.crossing[intact],
+        pair_codes(skeleton.op[intact], skeleton.crossing[intact], n_words),
         minlength=skeleton.ops.height * n_words,
     ).reshape(-1, n_words)
     far = np.array([word in ("network", "process", "queue") for word, _ in CROSSINGS])
@@ -287,13 +287,14 @@ def _on_its_way(skeleton: Skeleton, name: str, rows: Ints, asked: Bools) -> Bool
             "entry": np.flatnonzero(asked),
         }
     )
+    near = skeleton.rows_in(skeleton.trace[rows[asked]])
     others = pl.DataFrame(
         {
-            "trace": skeleton.trace,
-            "flow": flow,
-            "process": skeleton.process,
-            "parent": skeleton.column("parent"),
-            "began": skeleton.start,
+            "trace": skeleton.trace[near],
+            "flow": flow[near],
+            "process": skeleton.process[near],
+            "parent": skeleton.column("parent")[near],
+            "began": skeleton.start[near],
         }
     )
     met = wanted.join(others, on=["trace", "flow", "process"], how="inner").filter(

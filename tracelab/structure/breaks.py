@@ -1,6 +1,6 @@
 """Where traces break: every kind, over one capture or over the buckets of a store."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Final
 
@@ -123,18 +123,19 @@ def resolve_breaks(
     """
     if not 0 <= min_confidence <= 1:
         raise ParameterError(f"min_confidence is {min_confidence}; a probability is 0 to 1")
-    spines, telemetry, lengths = [], [schema.empty(schema.METRIC_POINTS)], []
-    for bucket in reduced:
-        spines.append(bucket.spine)
-        telemetry.append(bucket.metrics)
-        lengths.append(bucket.lengths)
-        del bucket
-    skeleton = Skeleton(spines)
-    del spines
+    telemetry, lengths = [schema.empty(schema.METRIC_POINTS)], []
+
+    def spines() -> Iterator[Spine]:
+        for bucket in reduced:
+            telemetry.append(bucket.metrics)
+            lengths.append(bucket.lengths)
+            yield bucket.spine
+
+    skeleton = Skeleton(spines())
     if not skeleton.n:
         return schema.empty(schema.BREAKS)
     found = [skeleton.write_breaks(find_duplicates(skeleton))]
-    skeleton = skeleton.without_copies()
+    skeleton.drop_copies()
     recorded = [
         find_clock_skew(skeleton),
         find_client_roots(skeleton),
@@ -145,7 +146,7 @@ def resolve_breaks(
     found += [skeleton.write_breaks(table) for table in recorded]
     offsets = clock_offsets(skeleton)
     if offsets.any():
-        skeleton = skeleton.on_one_clock(offsets)
+        skeleton.on_one_clock(offsets)
     detached = find_detached_roots(skeleton)
     analysed = [
         detached.found,

@@ -10,7 +10,15 @@ from typing import Final
 import numpy as np
 import polars as pl
 
-from tracelab.structure.skeleton import CLIENT, PRODUCER, Bools, Floats, Ints, Skeleton
+from tracelab.structure.skeleton import (
+    CLIENT,
+    PRODUCER,
+    Bools,
+    Floats,
+    Ints,
+    Skeleton,
+    pair_codes,
+)
 
 ALWAYS: Final = 0.9
 """Least share of callees that end within a caller class for it to be one that waits."""
@@ -187,7 +195,9 @@ def _goes_on(skeleton: Skeleton, upper: Ints, lower: Ints) -> Bools:
         {
             "upper": upper,
             "lower": lower,
-            "kinds": skeleton.caller_class[upper] * skeleton.n + skeleton.caller_class[lower],
+            "kinds": pair_codes(
+                skeleton.caller_class[upper], skeleton.caller_class[lower], skeleton.n
+            ),
         }
     ).with_row_index("pair")
     beside = pairs.join(started, on="upper", how="inner")

@@ -203,12 +203,10 @@ def _operations(skeleton: Skeleton, missing: Missing, case: Case) -> None:
 
 def _failed_traces(skeleton: Skeleton) -> Bools:
     """Rows of traces that hold an error."""
-    bad = skeleton.column("error").astype(bool)
-    if not bad.any():
-        return np.zeros(skeleton.n, dtype=bool)
-    traces = pl.Series(skeleton.trace)
-    failed: Bools = traces.is_in(traces.filter(pl.Series(bad)).unique().implode()).to_numpy()
-    return failed
+    failed = np.zeros(skeleton.traces.height, dtype=bool)
+    failed[skeleton.trace[skeleton.column("error")]] = True
+    rows: Bools = failed[skeleton.trace]
+    return rows
 
 
 _GAPS: Final = tuple(

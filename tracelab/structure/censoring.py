@@ -61,7 +61,7 @@ def families(skeleton: Skeleton, missing: Missing) -> Ints:
     ValueError
         Never.
     """
-    span = missing.span ^ mix64(skeleton.column("trace_lo")[missing.row])
+    span = missing.span ^ mix64(skeleton.trace_ids(missing.row)[1])
     alone = mix64(missing.row.astype(np.uint64))
     family: Ints = np.unique(np.where(missing.call, alone, span), return_inverse=True)[1]
     return family

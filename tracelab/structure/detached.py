@@ -310,7 +310,8 @@ def _while_waiting(skeleton: Skeleton, callees: Ints, pairs: Pairs) -> Pairs:
 def _ask_within(skeleton: Skeleton, callees: Ints, known: dict[int, Intact]) -> Answer | None:
     """Seek the parent of a second root in its own trace."""
     wanted = pl.DataFrame({"trace": skeleton.trace[callees], "callee": np.arange(callees.size)})
-    others = pl.DataFrame({"trace": skeleton.trace}).with_row_index("row")
+    near = skeleton.rows_in(skeleton.trace[callees])
+    others = pl.DataFrame({"trace": skeleton.trace[near], "row": near})
     joined = others.join(wanted, on="trace", how="inner").sort("callee", "row")
     caller = joined["row"].to_numpy().astype(np.int64)
     callee = joined["callee"].to_numpy().astype(np.int64)

@@ -130,7 +130,7 @@ def distinct_entries(skeleton: Skeleton, missing: Missing, entries: Ints) -> Int
         If an entry does not exist.
     """
     rows, span = missing.row[entries], missing.span[entries]
-    ids = np.where(span > 0, span ^ mix64(skeleton.column("trace_lo")[rows]), rows.astype("u8"))
+    ids = np.where(span > 0, span ^ mix64(skeleton.trace_ids(rows)[1]), rows.astype("u8"))
     return entries[np.unique(ids, return_index=True)[1]]
 
 

@@ -25,15 +25,13 @@ def find_invalid_ids(skeleton: Skeleton) -> pl.DataFrame:
     SchemaError
         Never.
     """
-    zero = (skeleton.column("span") == 0) | (
-        (skeleton.column("trace_hi") == 0) & (skeleton.column("trace_lo") == 0)
-    )
-    keys = skeleton.table.select("key").with_row_index("row")
-    odd = keys.join(skeleton.odd_ids, on="key", how="semi")
+    zeros = skeleton.traces.select((pl.col("trace_hi") == 0) & (pl.col("trace_lo") == 0))
+    zero = (skeleton.column("span") == 0) | zeros.to_series().to_numpy()[skeleton.trace]
+    odd = skeleton.rows_of(skeleton.odd_ids["key"])
     rows = np.union1d(odd["row"].to_numpy(), np.flatnonzero(zero)).astype(np.int64)
     if not rows.size:
         return verdicts(pl.DataFrame(schema={"row": pl.Int64, "kind": pl.String}))
-    texts = pl.DataFrame({"row": rows, "key": skeleton.column("key")[rows]}).join(
+    texts = pl.DataFrame({"row": rows, "key": skeleton.keys(rows)}).join(
         skeleton.odd_ids.unique("key", keep="first"), on="key", how="left", maintain_order="left"
     )
     return verdicts(
@@ -74,14 +72,18 @@ def find_duplicates(skeleton: Skeleton) -> pl.DataFrame:
     SchemaError
         Never.
     """
-    shared = (
-        skeleton.table.select("key", "start", "end", "op", "process", "shared")
-        .with_row_index("row")
-        .filter("shared")
-    )
-    kinds = pl.Series("span_kind", skeleton.kind[shared["row"].to_numpy()])
+    rows = np.flatnonzero(skeleton.column("shared"))
     groups = (
-        shared.with_columns(kinds)
+        pl.DataFrame(
+            {
+                "row": rows,
+                "key": skeleton.keys(rows),
+                "start": skeleton.start[rows],
+                "op": skeleton.op[rows],
+                "process": skeleton.process[rows],
+                "span_kind": skeleton.kind[rows],
+            }
+        )
         .group_by("key", maintain_order=True)
         .agg(
             pl.col("row").min().cast(pl.Int64),

@@ -14,7 +14,15 @@ import polars as pl
 from tracelab.structure.boundaries import boundary_between
 from tracelab.structure.calls import Answer, CallerClass, answer, candidate_pairs
 from tracelab.structure.known_calls import callers_with_room, known_calls
-from tracelab.structure.skeleton import FAR, Bools, Floats, Ints, Skeleton, verdicts
+from tracelab.structure.skeleton import (
+    FAR,
+    Bools,
+    Floats,
+    Ints,
+    Skeleton,
+    pair_codes,
+    verdicts,
+)
 from tracelab.structure.spine import span_words, take_rows
 
 RARE: Final = 0.02
@@ -103,7 +111,7 @@ def _doubts(skeleton: Skeleton) -> pl.DataFrame:
         name: np.bincount(op, weights=marks, minlength=ops) / np.maximum(n_op, 1)
         for name, marks in (("late", late_ns > 0), ("request", request), ("tenant", tenant))
     }
-    pair = op * ops + parent_op
+    pair = pair_codes(op, parent_op, ops)
     keep = _may_be_odd(pair, n_op[op], odd=request | tenant | ~inside | (late_ns > 0))
     rows, parent, op, parent_op = rows[keep], parent[keep], op[keep], parent_op[keep]
     table = pl.DataFrame(

@@ -5,7 +5,7 @@ from typing import Final
 import numpy as np
 import polars as pl
 
-from tracelab.structure.skeleton import Bools, Ints, Skeleton, mix64
+from tracelab.structure.skeleton import Bools, Ints, Skeleton, pair_codes
 
 MOST_PAUSED: Final = 0.8
 """Most calls that may lack their server span where it paused: a peer that answers fewer is not
@@ -56,9 +56,8 @@ def find_pauses(skeleton: Skeleton, clients: Ints) -> Bools:
     IndexError
         If a row does not exist.
     """
-    key = skeleton.trace[clients] ^ mix64(skeleton.caller_class[clients].astype(np.uint64)).view(
-        np.int64
-    )
+    classes = int(skeleton.caller_class.max(initial=0)) + 1
+    key = pair_codes(skeleton.trace[clients], skeleton.caller_class[clients], classes)
     first = pl.Series(key).is_first_distinct().to_numpy()
     every = skeleton.caller_class
     size = int(every.max(initial=-1)) + 1

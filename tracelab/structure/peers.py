@@ -6,7 +6,6 @@ from typing import Final
 import polars as pl
 
 from tracelab.structure.skeleton import CONSUMER, SERVER, Skeleton
-from tracelab.structure.spine import take_rows
 
 _METHODS: Final = frozenset(
     ("GET", "POST", "PUT", "PATCH", "DELETE", "HEAD", "OPTIONS", "CONNECT", "TRACE")
@@ -35,7 +34,7 @@ class Peers:
 
     def __init__(self, skeleton: Skeleton) -> None:
         self._skeleton = skeleton
-        self._address = dict(skeleton.peers.select("peer", "server_address").iter_rows())
+        self._address = dict(enumerate(skeleton.peers["server_address"]))
         self._names = skeleton.ops["name"].fill_null("").to_list()
         self._services = [_words(name) for name in skeleton.services]
         self._hosts = _hosts(skeleton)
@@ -76,7 +75,7 @@ class Peers:
         named = _name_verdict(mine, other, messaging=kind == CONSUMER)
         if kind == CONSUMER or named < 0:
             return named
-        peer = int(skeleton.table["peer"][caller])
+        peer = int(skeleton.column("peer")[caller])
         addressed = self._peer_verdict(peer, int(skeleton.op_service[op]))
         return -1 if addressed < 0 else max(named, addressed)
 
@@ -122,9 +121,13 @@ def _answered(skeleton: Skeleton) -> pl.DataFrame:
     """Peer address of the caller, service of its server, and how often."""
     rows = skeleton.intact
     rows = rows[skeleton.kind[rows] == SERVER]
-    peers = take_rows(skeleton.table.select("peer"), pl.Series(skeleton.parent[rows]))
     return (
-        peers.with_columns(service=pl.Series(skeleton.service[rows]))
+        pl.DataFrame(
+            {
+                "peer": skeleton.column("peer")[skeleton.parent[rows]],
+                "service": skeleton.service[rows],
+            }
+        )
         .group_by("peer", "service")
         .len()
         .sort("peer", "service")

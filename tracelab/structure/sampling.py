@@ -10,7 +10,6 @@ from typing import Final
 
 import numpy as np
 import numpy.typing as npt
-import polars as pl
 
 from tracelab.structure.missing import Missing
 from tracelab.structure.skeleton import Bools, Floats, Ints, Skeleton
@@ -130,7 +129,7 @@ def sampled_out(
             continue
         rows = np.concatenate([_row_of(skeleton, present), missing.row[gone[first]]])
         label = np.arange(rows.size) >= present.size
-        hi, lo = skeleton.column("trace_hi")[rows], skeleton.column("trace_lo")[rows]
+        hi, lo = skeleton.trace_ids(rows)
         words = {name: read(hi, lo) for name, read in READINGS.items()}
         scores = {name: separation(value, label) for name, value in words.items()}
         # Ids that hold a time, or losses of one stretch of time, must not pass for sampling.
@@ -139,7 +138,7 @@ def sampled_out(
             continue
         best = max(scores, key=lambda name: scores[name])
         lost = missing.row[gone]
-        asked_hi, asked_lo = skeleton.column("trace_hi")[lost], skeleton.column("trace_lo")[lost]
+        asked_hi, asked_lo = skeleton.trace_ids(lost)
         score = scores[best]
         if score >= MIN_SEPARATION:
             # Where the threshold says that the trace is kept, something else took the span.
@@ -214,8 +213,6 @@ def _divergence(share: Floats, usual: float) -> Floats:
 
 def _row_of(skeleton: Skeleton, traces: Ints) -> Ints:
     """Return some row of each trace."""
-    table = pl.DataFrame({"trace": skeleton.trace}).with_row_index("row")
-    wanted = pl.DataFrame({"trace": traces})
-    first = table.join(wanted, on="trace", how="semi").unique("trace", keep="first")
-    rows: Ints = first.sort("trace")["row"].to_numpy().astype(np.int64)
-    return rows
+    rows = skeleton.rows_in(traces)
+    first: Ints = rows[np.unique(skeleton.trace[rows], return_index=True)[1]]
+    return first

@@ -1,5 +1,6 @@
 """Spines of all buckets stacked, sorted by time, as arrays; and what verdicts become."""
 
+from collections.abc import Iterable
 from functools import cached_property
 from typing import Any, Final
 
@@ -11,19 +12,16 @@ from tracelab import schema
 from tracelab.structure.spine import (
     CROSSINGS,
     INTACT,
-    NO_ROW,
-    ODD_IDS,
-    OPS,
     ORPHAN,
-    PEERS,
-    PROCESSES,
     ROOT,
-    SPINE,
     Spine,
+    mix_keys,
     take_rows,
 )
+from tracelab.structure.stacking import order_of, rearrange, stack_spines
 
-Ints = npt.NDArray[np.int64]
+Ints = npt.NDArray[np.signedinteger[Any]]
+Words = npt.NDArray[np.uint64]
 Bools = npt.NDArray[np.bool_]
 Floats = npt.NDArray[np.float64]
 
@@ -113,6 +111,32 @@ def mix64(values: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
     return mixed
 
 
+def pair_codes(
+    major: npt.NDArray[np.integer[Any]], minor: npt.NDArray[np.integer[Any]], n_minor: int
+) -> npt.NDArray[np.int64]:
+    """Give each pair of small codes a code of its own.
+
+    Parameters
+    ----------
+    major, minor : ndarray of int
+        Codes from 0, row by row.
+    n_minor : int
+        One more than the largest of `minor`.
+
+    Returns
+    -------
+    ndarray of int64
+        ``major * n_minor + minor``, which may not fit into the bytes of either.
+
+    Raises
+    ------
+    ValueError
+        If the lengths differ.
+    """
+    codes: npt.NDArray[np.int64] = major.astype(np.int64) * n_minor + minor
+    return codes
+
+
 def hex_texts(numbers: npt.NDArray[np.uint64]) -> list[str]:
     """Write 64-bit integers as 16 hex digits each.
 
@@ -135,6 +159,10 @@ def hex_texts(numbers: npt.NDArray[np.uint64]) -> list[str]:
     return [digits[at : at + 16] for at in range(0, len(digits), 16)]
 
 
+_AT_ONCE: Final = 4_000_000
+"""Rows whose keys are mixed at a time: 32 MB."""
+
+
 class Groups:
     """Rows grouped by a small code, without a loop over rows.
 
@@ -145,14 +173,14 @@ class Groups:
     """
 
     def __init__(self, codes: Ints) -> None:
-        self.order: Ints = np.argsort(codes, kind="stable")
+        self.order: Ints = np.argsort(codes, kind="stable").astype(np.int32)
         self.counts: Ints = np.bincount(codes)
         self.offsets: Ints = np.concatenate([[0], np.cumsum(self.counts)])
 
     def rows(self, code: int) -> Ints:
         """Return the rows with this code, in their order."""
         if code + 1 >= self.offsets.size:
-            return np.zeros(0, np.int64)
+            return np.zeros(0, np.int32)
         return self.order[self.offsets[code] : self.offsets[code + 1]]
 
 
@@ -161,8 +189,8 @@ class Skeleton:
 
     Parameters
     ----------
-    spines : list of Spine
-        One per bucket; each holds whole traces.
+    spines : iterable of Spine
+        One per bucket; each holds whole traces. Taken one by one.
 
     Attributes
     ----------
@@ -171,78 +199,69 @@ class Skeleton:
     start, end : ndarray of int64
         Nanoseconds since the epoch. A missing time takes the other one's value; `timed` is
         False where both are missing.
-    parent : ndarray of int64
+    parent : ndarray of int32
         Row of the parent, -1 where there is none.
-    op, process : ndarray of int64
-        Row in `ops` and `processes`.
+    trace, op, process : ndarray of int32
+        Row in `traces`, `ops` and `processes`. They have few bytes since there is one per
+        span: `pair_codes` multiplies without overflow.
     """
 
-    def __init__(self, spines: list[Spine]) -> None:
-        self.ops = _merge([spine.ops for spine in spines], OPS)
-        self.processes = _merge([spine.processes for spine in spines], PROCESSES)
-        self.peers = _merge([spine.peers for spine in spines], PEERS)
-        self._spread(_stack([spine.spans for spine in spines]))
-        self.odd_ids = (
-            pl.concat([spine.odd_ids for spine in spines])
-            if spines
-            else pl.DataFrame(schema=ODD_IDS)
-        )
+    def __init__(self, spines: Iterable[Spine]) -> None:
+        stacked = stack_spines(spines)
+        self._columns = stacked.columns
+        self.traces, self.odd_ids = stacked.traces, stacked.odd_ids
+        self.ops, self.processes, self.peers = stacked.ops, stacked.processes, stacked.peers
         kinds = {kind: number for number, kind in enumerate(schema.KINDS)}
         self.op_kind: Ints = np.array(
-            [kinds.get(kind or "", UNSPECIFIED) for kind in self.ops["kind"]], dtype=np.int64
+            [kinds.get(kind or "", UNSPECIFIED) for kind in self.ops["kind"]], dtype=np.int8
         )
         services = self.ops["service_name"].fill_null("").unique().sort()
         self.services: list[str] = services.to_list()
         self.op_service: Ints = (
             services.search_sorted(self.ops["service_name"].fill_null(""))
             .to_numpy()
-            .astype(np.int64)
+            .astype(np.int32)
         )
+        self._ahead: Ints = np.zeros(self.processes.height, np.int64)
+        self._spread()
 
-    def _spread(self, table: pl.DataFrame) -> None:
-        """Lay the table out as arrays."""
-        self.table = table
-        self.n = table.height
-        self.raw_start: Ints = table["_raw_start"].to_numpy()
-        self.timed: Bools = table["_timed"].to_numpy()
-        self.start: Ints = table["start"].to_numpy()
-        self.end: Ints = table["end"].to_numpy()
-        self.parent: Ints = table["parent_row"].to_numpy()
-        self.state: npt.NDArray[np.uint8] = table["state"].to_numpy()
-        self.remote: npt.NDArray[np.int8] = table["remote"].to_numpy()
-        self.crossing: npt.NDArray[np.uint8] = table["crossing"].to_numpy()
-        self.op: Ints = _codes(table["op"], self.ops["op"])
-        self.process: Ints = _codes(table["process"], self.processes["process"])
+    def _spread(self) -> None:
+        """Name the columns that are asked for most."""
+        self.n = self._columns["start"].size
+        self.timed: Bools = self._columns["timed"]
+        self.start: Ints = self._columns["start"]
+        self.end: Ints = self._columns["end"]
+        self.trace: Ints = self._columns["trace"]
+        self.parent: Ints = self._columns["parent_row"]
+        self.state: npt.NDArray[np.uint8] = self._columns["state"]
+        self.remote: npt.NDArray[np.int8] = self._columns["remote"]
+        self.crossing: npt.NDArray[np.uint8] = self._columns["crossing"]
+        self.op: Ints = self._columns["op"]
+        self.process: Ints = self._columns["process"]
 
-    def on_one_clock(self, offsets: Ints) -> "Skeleton":
-        """Return a copy whose times are corrected, in order of the corrected time.
+    def on_one_clock(self, offsets: Ints) -> None:
+        """Correct the times, and bring rows in order of the corrected time.
 
         Parameters
         ----------
         offsets : ndarray of int64
-            How far each process's clock is ahead, in nanoseconds.
-
-        Returns
-        -------
-        Skeleton
-            Rows stand in another order; ``raw_start`` keeps the recorded times.
+            How far each process's clock is ahead, in nanoseconds. `raw_start` goes on giving
+            the recorded times.
 
         Raises
         ------
         ValueError
             If there is not one offset per process.
         """
-        shift = pl.Series(offsets[self.process])
-        moved = self.table.with_columns(pl.col("start") - shift, pl.col("end") - shift)
-        return self._with_table(_in_order(moved))
+        if offsets.size != self.processes.height:
+            raise ValueError(f"{offsets.size} offsets for {self.processes.height} processes")
+        for name in ("start", "end"):
+            self._columns[name] = self._columns[name] - offsets[self.process]
+        self._ahead = self._ahead + offsets
+        self._keep(order_of(self._columns))
 
-    def without_copies(self) -> "Skeleton":
-        """Return a copy in which each id stands on one span only: the earliest.
-
-        Returns
-        -------
-        Skeleton
-            Itself, if no id stands twice.
+    def drop_copies(self) -> None:
+        """Let each id stand on one span only: the earliest.
 
         Raises
         ------
@@ -250,48 +269,52 @@ class Skeleton:
             Never.
         """
         shared = np.flatnonzero(self.column("shared"))
-        again = ~pl.Series(self.column("key")[shared]).is_first_distinct().to_numpy()
-        if not again.any():
-            return self
-        first = np.ones(self.n, dtype=bool)
-        first[shared[again]] = False
-        position = np.cumsum(first) - 1
-        parent = np.where(self.parent >= 0, position[self.parent], NO_ROW)
-        table = self.table.with_columns(
-            pl.Series("parent_row", parent), pl.lit(value=False).alias("shared")
-        ).filter(pl.Series(first))
-        return self._with_table(table)
+        _, first, which = np.unique(self.keys(shared), return_index=True, return_inverse=True)
+        if first.size == shared.size:
+            return
+        kept = np.arange(self.n, dtype=np.int32)
+        kept[shared] = shared[first][which]
+        once = kept == np.arange(self.n)
+        self._columns["parent_row"] = np.where(self.parent >= 0, kept[self.parent], self.parent)
+        self._columns["shared"] = np.zeros(self.n, dtype=bool)
+        del kept
+        self._keep(np.flatnonzero(once))
 
-    def _with_table(self, table: pl.DataFrame) -> "Skeleton":
-        other = Skeleton.__new__(Skeleton)
-        other.ops, other.processes = self.ops, self.processes
-        other.peers, other.odd_ids = self.peers, self.odd_ids
-        other.op_kind, other.op_service = self.op_kind, self.op_service
-        other.services = self.services
-        other._spread(table)
-        return other
+    def _keep(self, rows: Ints) -> None:
+        """Keep some rows, in a new order, and forget what followed from the old one."""
+        columns = self._columns
+        kept = (
+            "_columns",
+            "_ahead",
+            "traces",
+            "odd_ids",
+            "ops",
+            "processes",
+            "peers",
+            "services",
+            "op_kind",
+            "op_service",
+        )
+        for name in [name for name in vars(self) if name not in kept]:
+            del self.__dict__[name]
+        self._columns = rearrange(columns, rows)
+        self._spread()
 
     @cached_property
     def kind(self) -> Ints:
         """Span kind of each row, as a number."""
-        return self.op_kind[self.op] if self.n else np.zeros(0, np.int64)
+        return self.op_kind[self.op] if self.n else np.zeros(0, np.int8)
 
     @cached_property
     def service(self) -> Ints:
         """Service of each row, as an index of `services`."""
-        return self.op_service[self.op] if self.n else np.zeros(0, np.int64)
+        return self.op_service[self.op] if self.n else np.zeros(0, np.int32)
 
     @cached_property
     def children(self) -> Ints:
         """Number of children of each row."""
-        return np.bincount(self.parent[self.parent >= 0], minlength=self.n)
-
-    @cached_property
-    def trace(self) -> Ints:
-        """A number for each trace, equal within and different between traces."""
-        hi, lo = self.column("trace_hi"), self.column("trace_lo")
-        trace: Ints = (mix64(hi) ^ lo).view(np.int64)
-        return trace
+        held = np.bincount(self.parent[self.parent >= 0], minlength=self.n)
+        return held.astype(np.int32)
 
     @cached_property
     def window(self) -> tuple[int, int]:
@@ -303,25 +326,27 @@ class Skeleton:
     @cached_property
     def roots(self) -> Ints:
         """Rows without a parent id."""
-        return np.flatnonzero(self.state == ROOT)
+        return np.flatnonzero(self.state == ROOT).astype(np.int32)
 
     @cached_property
     def orphans(self) -> Ints:
         """Rows whose parent is not in the capture."""
-        return np.flatnonzero(self.state == ORPHAN)
+        return np.flatnonzero(self.state == ORPHAN).astype(np.int32)
 
     @cached_property
     def intact(self) -> Ints:
         """Rows whose parent is in the capture."""
-        return np.flatnonzero(self.state == INTACT)
+        return np.flatnonzero(self.state == INTACT).astype(np.int32)
 
     @cached_property
     def caller_class(self) -> Ints:
         """Operation of each row, told apart by peer address where it calls out."""
-        op = self.table["op"].to_numpy()
         calls = (self.kind == CLIENT) | (self.kind == PRODUCER)
-        mixed = pl.Series(np.where(calls, mix64(op) ^ self.table["peer"].to_numpy(), op))
-        return _codes(mixed, mixed.unique().sort())
+        peers = self.peers.height + 2
+        mixed = self.op.astype(np.int64) * peers
+        mixed[calls] += 1 + self.column("peer")[calls]
+        known = np.unique(mixed)
+        return np.searchsorted(known, mixed).astype(np.int32)
 
     @cached_property
     def by_op(self) -> "Groups":
@@ -350,8 +375,8 @@ class Skeleton:
     @cached_property
     def top(self) -> Ints:
         """Topmost ancestor of each row (some member of the cycle, on and below cycles)."""
-        top = np.where(self.parent >= 0, self.parent, np.arange(self.n))
-        active = np.arange(self.n)
+        active = np.arange(self.n, dtype=np.int32)
+        top: Ints = np.where(self.parent >= 0, self.parent, active)
         for _ in range(int(self.n).bit_length() + 1):
             higher = top[top[active]]
             moved = higher != top[active]
@@ -364,12 +389,44 @@ class Skeleton:
     @cached_property
     def linked(self) -> Bools:
         """Whether a row carries a link."""
-        return self.column("linked").astype(bool)
+        return self.column("linked")
 
     def column(self, name: str) -> npt.NDArray[Any]:
         """Return a column of the spine as an array."""
-        array: npt.NDArray[Any] = self.table[name].to_numpy()
-        return array
+        return self._columns[name]
+
+    def trace_ids(self, rows: Ints) -> tuple[Words, Words]:
+        """Return the two halves of the trace ids of rows."""
+        trace = self.trace[rows]
+        return self.traces["trace_hi"].to_numpy()[trace], self.traces["trace_lo"].to_numpy()[trace]
+
+    def keys(self, rows: Ints) -> Words:
+        """Return the ``key`` that the spine of a bucket gives the spans of rows."""
+        return mix_keys(*self.trace_ids(rows), self.column("span")[rows])
+
+    def rows_of(self, keys: pl.Series) -> pl.DataFrame:
+        """Find the first row of each key: columns ``key`` and ``row``, in order of rows."""
+        wanted = np.unique(keys.to_numpy())
+        rows, found = [np.zeros(0, np.int64)], [np.zeros(0, np.uint64)]
+        for begin in range(0, self.n if wanted.size else 0, _AT_ONCE):
+            here = np.arange(begin, min(begin + _AT_ONCE, self.n))
+            mine = self.keys(here)
+            hit = wanted[np.minimum(np.searchsorted(wanted, mine), wanted.size - 1)] == mine
+            rows.append(here[hit])
+            found.append(mine[hit])
+        table = pl.DataFrame({"key": np.concatenate(found), "row": np.concatenate(rows)})
+        return table.unique("key", keep="first", maintain_order=True)
+
+    def raw_start(self, rows: Ints) -> Ints:
+        """Return the recorded start of rows, in nanoseconds since the epoch."""
+        start: Ints = self.start[rows] + self._ahead[self.process[rows]]
+        return start
+
+    def rows_in(self, traces: Ints) -> Ints:
+        """Return the rows of some traces, in order."""
+        wanted = np.zeros(self.traces.height, bool)
+        wanted[traces] = True
+        return np.flatnonzero(wanted[self.trace])
 
     def service_names(self, services: Ints) -> pl.Series:
         """Return names of services by index; null for -1 and for unnamed services."""
@@ -421,7 +478,7 @@ class Skeleton:
                 proposed_trace_id=pl.when(has_proposal).then(proposed["trace_id"]),
                 proposed_span_id=pl.when(has_proposal).then(proposed["span_id"]),
                 time=pl.when(pl.Series(self.timed[rows])).then(
-                    pl.Series(self.raw_start[rows]).cast(schema.TIME)
+                    pl.Series(self.raw_start(rows)).cast(schema.TIME)
                 ),
             ).drop("row", "missing", "proposed_row"),
             schema.BREAKS,
@@ -429,12 +486,12 @@ class Skeleton:
 
     def _texts(self, rows: Ints) -> pl.DataFrame:
         """Ids of rows as text."""
-        hi, lo = hex_texts(self.column("trace_hi")[rows]), hex_texts(self.column("trace_lo")[rows])
+        hi, lo = self.trace_ids(rows)
         texts = pl.DataFrame(
             {
-                "key": self.column("key")[rows],
-                "hi": hi,
-                "lo": lo,
+                "key": self.keys(rows),
+                "hi": hex_texts(hi),
+                "lo": hex_texts(lo),
                 "span": hex_texts(self.column("span")[rows]),
             }
         )
@@ -455,68 +512,7 @@ class Skeleton:
         )
         rows = found["row"].to_numpy()
         mixed = mix64(numbers.to_numpy() + np.uint64(0x9E3779B97F4A7C15))
-        for part in ("trace_hi", "trace_lo", "span"):
-            mixed = mix64(mixed ^ self.column(part)[rows])
+        for part in (*self.trace_ids(rows), self.column("span")[rows]):
+            mixed = mix64(mixed ^ part)
         mixed = mix64(mixed ^ found["missing"].fill_null(0).to_numpy())
         return pl.Series(hex_texts(mixed))
-
-
-def _stack(spines: list[pl.DataFrame]) -> pl.DataFrame:
-    """Stack buckets, fill times, sort by time, and let parent rows follow."""
-    offset = 0
-    moved = []
-    for spine in spines:
-        row = pl.col("parent_row")
-        moved.append(
-            spine.with_columns(
-                pl.when(row >= 0).then(row + offset).otherwise(row).alias(row.meta.output_name())
-            )
-        )
-        offset += spine.height
-    if not moved:
-        return pl.DataFrame(schema={**SPINE, "_timed": pl.Boolean, "_raw_start": pl.Int64})
-    table = pl.concat(moved, rechunk=False)
-    del moved
-    known = pl.col("start").is_not_null() | pl.col("end").is_not_null()
-    table = table.with_columns(
-        pl.coalesce("start", "end", 0).alias("start"),
-        pl.coalesce("end", "start", 0).alias("end"),
-        known.alias("_timed"),
-        pl.coalesce("start", "end", 0).alias("_raw_start"),
-    )
-    return _in_order(table)
-
-
-def _in_order(table: pl.DataFrame) -> pl.DataFrame:
-    """Sort by time and let parent rows follow."""
-    order = table.select(
-        pl.arg_sort_by("start", "trace_hi", "trace_lo", "span", "end", "op").cast(pl.UInt32)
-    ).to_series()
-    position = np.empty(table.height, dtype=np.int64)
-    position[order.to_numpy()] = np.arange(table.height)
-    # One column at a time, in one piece: a tenth of the time of a frame in many pieces, and
-    # never twice the memory.
-    table = pl.DataFrame([table[name].rechunk().gather(order) for name in table.columns])
-    parent = table["parent_row"].to_numpy()
-    moved_parent = np.where(parent >= 0, position[parent], NO_ROW) if table.height else parent
-    return table.with_columns(pl.Series("parent_row", moved_parent, dtype=pl.Int64))
-
-
-def _merge(tables: list[pl.DataFrame], columns: pl.Schema) -> pl.DataFrame:
-    if not tables:
-        return pl.DataFrame(schema=columns)
-    code = columns.names()[0]
-    return (
-        pl.concat(tables)
-        .sort([*columns.names()[1:], code])
-        .unique(code, keep="first", maintain_order=True)
-    )
-
-
-def _codes(hashes: pl.Series, dictionary: pl.Series) -> Ints:
-    """Row of each hash in a small dictionary."""
-    known = dictionary.to_numpy()
-    order = np.argsort(known)
-    if not len(known):
-        return np.zeros(0, np.int64)
-    return order[np.searchsorted(known[order], hashes.to_numpy())].astype(np.int64)

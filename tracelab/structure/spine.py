@@ -8,6 +8,8 @@ code; spines of many buckets are stacked and everything that crosses traces work
 from dataclasses import dataclass
 from typing import Final
 
+import numpy as np
+import numpy.typing as npt
 import polars as pl
 
 from tracelab.traceset import TraceSet
@@ -21,8 +23,7 @@ NO_ROW: Final = -1
 
 SPINE: Final = pl.Schema(
     {
-        "trace_hi": pl.UInt64,
-        "trace_lo": pl.UInt64,
+        "trace": pl.UInt32,
         "span": pl.UInt64,
         "parent": pl.UInt64,
         "key": pl.UInt64,
@@ -47,13 +48,14 @@ SPINE: Final = pl.Schema(
         "shared": pl.Boolean,
     }
 )
-"""``state`` is ROOT, INTACT or ORPHAN; ``remote`` is 1, 0, or -1 where the span does not say;
-``crossing`` indexes CROSSINGS; ``sampled`` is bit 0 of the flags, or -1 where flags are absent;
-``answered``: a response code or an unset or good status says that something replied;
-``turned_away``: nothing did, or what may be a gateway in front of the peer; ``request`` and
-``tenant`` and ``thread`` and ``task`` are 0 where unknown; ``shared``: another span has the same
-key."""
+"""``trace`` is a row of TRACES; ``state`` is ROOT, INTACT or ORPHAN; ``remote`` is 1, 0, or -1
+where the span does not say; ``crossing`` indexes CROSSINGS; ``sampled`` is bit 0 of the flags, or
+-1 where flags are absent; ``answered``: a response code or an unset or good status says that
+something replied; ``turned_away``: nothing did, or what may be a gateway in front of the peer;
+``request`` and ``tenant`` and ``thread`` and ``task`` are 0 where unknown; ``shared``: another
+span has the same key."""
 
+TRACES: Final = pl.Schema({"trace_hi": pl.UInt64, "trace_lo": pl.UInt64})
 OPS: Final = pl.Schema(
     {"op": pl.UInt64, "service_name": pl.String, "name": pl.String, "kind": pl.String}
 )
@@ -106,11 +108,12 @@ class Spine:
     ----------
     spans : pl.DataFrame
         Columns of SPINE, one row per span.
-    ops, processes, peers, odd_ids : pl.DataFrame
-        Columns of OPS, PROCESSES, PEERS; texts of ids that are no hex numbers.
+    traces, ops, processes, peers, odd_ids : pl.DataFrame
+        Columns of TRACES, OPS, PROCESSES, PEERS; texts of ids that are no hex numbers.
     """
 
     spans: pl.DataFrame
+    traces: pl.DataFrame
     ops: pl.DataFrame
     processes: pl.DataFrame
     peers: pl.DataFrame
@@ -165,12 +168,39 @@ def take_rows(table: pl.DataFrame, rows: pl.Series) -> pl.DataFrame:
     return table.select(pl.all().gather(rows))
 
 
+_MULTIPLIER: Final = 0x9E3779B97F4A7C15
+
+
 def _mix(*hashes: pl.Expr) -> pl.Expr:
     """Combine hashes into one; the order matters."""
     mixed = hashes[0]
     for more in hashes[1:]:
-        mixed = (mixed * pl.lit(0x9E3779B97F4A7C15, pl.UInt64)) ^ more
+        mixed = (mixed * pl.lit(_MULTIPLIER, pl.UInt64)) ^ more
     return mixed
+
+
+def mix_keys(
+    trace_hi: npt.NDArray[np.uint64], trace_lo: npt.NDArray[np.uint64], span: npt.NDArray[np.uint64]
+) -> npt.NDArray[np.uint64]:
+    """Compute the spine's ``key`` of spans from their ids.
+
+    Parameters
+    ----------
+    trace_hi, trace_lo, span : ndarray of uint64
+        Ids as numbers, row by row.
+
+    Returns
+    -------
+    ndarray of uint64
+        As many keys.
+
+    Raises
+    ------
+    ValueError
+        If the lengths differ.
+    """
+    factor = np.uint64(_MULTIPLIER)
+    return ((trace_hi * factor) ^ trace_lo) * factor ^ span
 
 
 def _number(text: pl.Expr) -> pl.Expr:
@@ -404,7 +434,12 @@ def build_spine(traces: TraceSet) -> Spine:
     parent_columns = edge_columns.drop("remote").with_columns(_loopback(spans["server_address"]))
     crossing = _crossing(edge_columns, take_rows(parent_columns, parent_row))
     linked = _linked(traces)
+    ids = coded.select(TRACES.names()).unique()
+    trace = coded.select(TRACES.names()).join(
+        ids.with_row_index("trace"), on=TRACES.names(), how="left", maintain_order="left"
+    )["trace"]
     spine = coded.with_columns(
+        trace,
         parent_row.fill_null(NO_ROW).alias("parent_row"),
         pl.when(parent_row.is_not_null())
         .then(pl.lit(INTACT, pl.UInt8))
@@ -420,6 +455,7 @@ def build_spine(traces: TraceSet) -> Spine:
     ).select(SPINE.names())
     return Spine(
         spans=spine,
+        traces=ids,
         ops=_dictionary(spans, spine, "op", OPS),
         processes=_dictionary(spans, spine, "process", PROCESSES),
         peers=_dictionary(spans, spine, "peer", PEERS).drop_nulls(),

@@ -181,9 +181,8 @@ def find_truncated_values(skeleton: Skeleton, measured: list[ValueLengths]) -> p
     )
     if not cut.height:
         return nothing
-    rows = skeleton.table.select("key").with_row_index("row").unique("key", keep="first")
     found = (
-        cut.join(rows, on="key", how="inner")
+        cut.join(skeleton.rows_of(cut["key"]), on="key", how="inner")
         .sort("row", "name")
         .group_by("row", maintain_order=True)
         .agg(

@@ -6,7 +6,16 @@ import numpy as np
 
 from tracelab.structure.case import MIN_ODDS, Case
 from tracelab.structure.missing import Missing
-from tracelab.structure.skeleton import CONSUMER, FAR, SERVER, Bools, Floats, Ints, Skeleton
+from tracelab.structure.skeleton import (
+    CONSUMER,
+    FAR,
+    SERVER,
+    Bools,
+    Floats,
+    Ints,
+    Skeleton,
+    pair_codes,
+)
 from tracelab.structure.unanswered import called_astray
 
 _ENOUGH: Final = 50
@@ -104,7 +113,7 @@ def _caller_loss(skeleton: Skeleton, missing: Missing, remote: Bools) -> Floats:
     n_ops = skeleton.ops.height
     asked = np.flatnonzero(remote & known)
     share = np.ones(missing.row.size)
-    hop = missing.service[asked] * n_ops + skeleton.op[missing.row[asked]]
+    hop = pair_codes(missing.service[asked], skeleton.op[missing.row[asked]], n_ops)
     _, slot, own = np.unique(hop, return_inverse=True, return_counts=True)
     service = missing.service[asked]
     others = lost[service] - own[slot]
