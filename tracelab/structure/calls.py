@@ -129,19 +129,20 @@ def candidate_pairs(
         Never.
     """
     span = int(skeleton.window[1] - skeleton.window[0]) + 2**40
-    place = skeleton.process if same_process else np.zeros(skeleton.n, np.int64)
+    callee_place = _places(skeleton, callees, same_process)
     found: list[tuple[Ints, Ints, Ints]] = []
     for number, group in enumerate(classes):
         # Python integers, then int64: 1,000 processes times a week still fit.
         origin = skeleton.window[0]
-        owners = np.unique(place[group.rows]) if same_process else np.zeros(1, np.int64)
-        rank = np.searchsorted(owners, place[group.rows])
+        place = _places(skeleton, group.rows, same_process)
+        owners = np.unique(place)
+        rank = np.searchsorted(owners, place)
         where = rank * span + (skeleton.start[group.rows] - origin)
         order = np.argsort(where, kind="stable")
         where, rows = where[order], group.rows[order]
-        callee_rank = np.searchsorted(owners, place[callees])
+        callee_rank = np.searchsorted(owners, callee_place)
         known = callee_rank < owners.size
-        known[known] = owners[callee_rank[known]] == place[callees][known]
+        known[known] = owners[callee_rank[known]] == callee_place[known]
         asked = np.flatnonzero(known)
         begin = callee_rank[asked] * span + (skeleton.start[callees[asked]] - origin)
         window = group.window_ns
@@ -159,6 +160,11 @@ def candidate_pairs(
     callee, caller, number_of = (np.concatenate(column) for column in zip(*found, strict=True))
     apart = skeleton.trace[callees[callee]] != skeleton.trace[caller]
     return measure(skeleton, callees, Pairs(callee[apart], caller[apart], number_of[apart]))
+
+
+def _places(skeleton: Skeleton, rows: Ints, same_process: bool) -> Ints:
+    """Process of each row, or one place for all where it does not matter."""
+    return skeleton.process[rows] if same_process else np.zeros(rows.size, np.int32)
 
 
 def measure(skeleton: Skeleton, callees: Ints, pairs: Pairs) -> Pairs:

@@ -25,8 +25,8 @@ from tracelab.structure.skeleton import (
     CONSUMER,
     SERVER,
     Bools,
-    Floats,
     Ints,
+    Narrow,
     Skeleton,
     verdicts,
 )
@@ -53,12 +53,12 @@ class Detached:
     ----------
     found : pl.DataFrame
         Schema `VERDICTS`.
-    claimed : ndarray of float64
+    claimed : ndarray of float32
         Per row: expected number of detached roots that it called.
     """
 
     found: pl.DataFrame
-    claimed: Floats
+    claimed: Narrow
 
 
 def find_detached_roots(skeleton: Skeleton, *, min_probability: float = 0.5) -> Detached:
@@ -84,7 +84,7 @@ def find_detached_roots(skeleton: Skeleton, *, min_probability: float = 0.5) -> 
     SchemaError
         Never.
     """
-    claimed = np.zeros(skeleton.n)
+    claimed = np.zeros(skeleton.n, np.float32)
     roots = skeleton.roots
     roots = roots[~skeleton.linked[roots] & skeleton.timed[roots]]
     tables = []

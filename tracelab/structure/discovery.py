@@ -196,24 +196,23 @@ def _present(skeleton: Skeleton, sample: Ints, rows: Ints, size: int) -> Floats:
 
 def _afar(skeleton: Skeleton, op: int, callees: Ints, peers: Peers) -> list[tuple[int, Ints]]:
     """Caller classes across the network or a queue whose names and peers allow the hop."""
-    kind = int(skeleton.op_kind[op])
-    wanted = CLIENT if kind == SERVER else PRODUCER
-    rows = np.flatnonzero((skeleton.kind == wanted) & ~skeleton.served & skeleton.timed)
-    if not rows.size:
-        return []
-    classes = skeleton.caller_class[rows]
-    codes, first, counts = np.unique(classes, return_index=True, return_counts=True)
+    wanted = CLIENT if int(skeleton.op_kind[op]) == SERVER else PRODUCER
+    unserved = skeleton.unserved_by_class
     likely = []
-    for code, row, count in zip(codes, rows[first], counts, strict=True):
-        says = peers.verdict(op, int(row))
-        if count >= max(MIN_CALLS, callees.size // 10) and says >= 0:
-            likely.append((-says, abs(float(np.log(count / callees.size))), int(code)))
-    below = skeleton.op[skeleton.top[rows]] == op
+    for code in np.flatnonzero(unserved.counts >= max(MIN_CALLS, callees.size // 10)).tolist():
+        row = int(unserved.rows(code)[0])
+        if skeleton.kind[row] != wanted:
+            continue
+        says = peers.verdict(op, row)
+        if says >= 0:
+            distance = abs(float(np.log(unserved.counts[code] / callees.size)))
+            likely.append((-says, distance, code))
     found = []
     for _, _, code in sorted(likely)[:MAX_TRIED]:
-        mine = classes == code
-        free = rows[mine & ~below]
-        if free.size >= MIN_CALLS and below[mine].mean() <= 0.1:
+        mine = unserved.rows(code)
+        below = skeleton.op[skeleton.top[mine]] == op
+        free = mine[~below]
+        if free.size >= MIN_CALLS and below.mean() <= 0.1:
             found.append((code, free))
     return found
 
@@ -340,6 +339,18 @@ def _histogram(gaps: Ints) -> Floats:
     return np.bincount(_bins(gaps), minlength=int(2 * _BIN_REACH / _BIN) + 1).astype(np.float64)
 
 
+def _together(
+    skeleton: Skeleton, callees: Ints, callers: Ints, *, local: bool
+) -> list[tuple[Ints, Ints]]:
+    """Callees and callers that may belong together: those of one process, if they are local."""
+    if not local:
+        return [(callees, callers)]
+    place, of_callers = skeleton.process[callees], skeleton.process[callers]
+    return [
+        (callees[place == code], callers[of_callers == code]) for code in np.unique(place).tolist()
+    ]
+
+
 def _moved_gaps(
     skeleton: Skeleton,
     callees: Ints,
@@ -355,10 +366,8 @@ def _moved_gaps(
     first, last = skeleton.window
     length = max(last - first, 1)
     gaps = []
-    place = skeleton.process if local else np.zeros(skeleton.n, np.int64)
-    for code in np.unique(place[callees]):
-        mine = callees[place[callees] == code]
-        begins = skeleton.start[group.rows[place[group.rows] == code]]
+    for mine, rows in _together(skeleton, callees, group.rows, local=local):
+        begins = skeleton.start[rows]
         moved = (skeleton.start[mine] - first + shift) % length + first
         low = np.searchsorted(begins, moved - bounds[1])
         high = np.searchsorted(begins, moved - bounds[0], side="right")

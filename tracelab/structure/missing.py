@@ -11,7 +11,7 @@ import numpy as np
 import polars as pl
 
 from tracelab.structure.boundaries import usual_boundaries
-from tracelab.structure.skeleton import FAR, Bools, Floats, Ints, Skeleton
+from tracelab.structure.skeleton import FAR, Bools, Floats, Ints, Narrow, Skeleton, count_pairs
 from tracelab.structure.unanswered import most_frequent, unanswered_calls
 
 
@@ -84,14 +84,14 @@ class Missing:
         )
 
 
-def find_missing(skeleton: Skeleton, claimed: Floats) -> Missing:
+def find_missing(skeleton: Skeleton, claimed: Narrow) -> Missing:
     """List what missing spans left behind.
 
     Parameters
     ----------
     skeleton : Skeleton
         The capture.
-    claimed : ndarray of float64
+    claimed : ndarray of float32
         Per row, how many detached roots it probably called: those clients were answered.
 
     Returns
@@ -200,15 +200,10 @@ def _server_end(skeleton: Skeleton, calls: Ints) -> tuple[Ints, Ints]:
 
 def _only_process(skeleton: Skeleton, services: Ints) -> Ints:
     """Process of a service that has only one; -1 elsewhere."""
-    pairs = (
-        np.unique(np.stack([skeleton.service, skeleton.process], axis=1), axis=0)
-        if (skeleton.n < 100_000)
-        else _service_processes(skeleton)
-    )
-    many = np.bincount(pairs[:, 0], minlength=len(skeleton.services))
+    pairs = count_pairs(skeleton.service, skeleton.process)
+    single = pairs.filter(pl.len().over("key") == 1)
     only = np.full(len(skeleton.services) + 1, -1)
-    single = pairs[many[pairs[:, 0]] == 1]
-    only[single[:, 0]] = single[:, 1]
+    only[single["key"].to_numpy()] = single["value"].to_numpy()
     return only[services]
 
 
@@ -244,9 +239,3 @@ def _process_by_trace(skeleton: Skeleton, rows: Ints, services: Ints, process: I
     filled = process.copy()
     filled[met["entry"].to_numpy()] = met["process"].to_numpy()
     return filled
-
-
-def _service_processes(skeleton: Skeleton) -> Ints:
-    first = pl.DataFrame({"process": skeleton.process}).with_row_index("row").unique("process")
-    rows = first["row"].to_numpy().astype(np.int64)
-    return np.stack([skeleton.service[rows], skeleton.process[rows]], axis=1)

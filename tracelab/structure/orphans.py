@@ -6,7 +6,7 @@ import polars as pl
 from tracelab.structure.causes import Hints, judge_causes
 from tracelab.structure.missing import Missing, find_missing
 from tracelab.structure.sampling import MIN_SEPARATION, sampled_out
-from tracelab.structure.skeleton import Floats, Skeleton, verdicts
+from tracelab.structure.skeleton import Narrow, Skeleton, verdicts
 
 HARMLESS = ("capture_edge", "uninstrumented_hop")
 """Causes that need no repair of the program: the capture ends somewhere, and a service that is
@@ -14,7 +14,7 @@ not instrumented sends nothing."""
 
 
 def find_orphans(
-    skeleton: Skeleton, claimed: Floats, hints: Hints, *, min_confidence: float
+    skeleton: Skeleton, claimed: Narrow, hints: Hints, *, min_confidence: float
 ) -> pl.DataFrame:
     """Find spans whose parent is missing and calls whose server span is missing, and why.
 
@@ -22,7 +22,7 @@ def find_orphans(
     ----------
     skeleton : Skeleton
         The capture.
-    claimed : ndarray of float64
+    claimed : ndarray of float32
         Per row, how many detached roots it probably called.
     hints : dict
         What self-telemetry proves, from `loss_hints`.

@@ -24,11 +24,15 @@ Ints = npt.NDArray[np.signedinteger[Any]]
 Words = npt.NDArray[np.uint64]
 Bools = npt.NDArray[np.bool_]
 Floats = npt.NDArray[np.float64]
+Narrow = npt.NDArray[np.float32]
 
 UNSPECIFIED, INTERNAL, SERVER, CLIENT, PRODUCER, CONSUMER = range(6)
 
 FAR: Final = np.array([word in ("network", "process", "queue") for word, _ in CROSSINGS])
 """Whether a crossing leaves the process, by code."""
+
+_AT_ONCE: Final = 4_000_000
+"""Rows that are mixed or counted at a time, so that what stands beside the capture is small."""
 
 VERDICTS: Final = pl.Schema(
     {  # type: ignore[arg-type]
@@ -137,6 +141,47 @@ def pair_codes(
     return codes
 
 
+def count_pairs(keys: Ints, values: Ints) -> pl.DataFrame:
+    """Count how often each pair of small codes occurs.
+
+    Parameters
+    ----------
+    keys, values : ndarray of int
+        Codes from 0, row by row.
+
+    Returns
+    -------
+    pl.DataFrame
+        Columns ``key``, ``value`` and ``len``, sorted; pairs that do not occur are left out.
+
+    Raises
+    ------
+    ValueError
+        If the lengths differ.
+    """
+    n_values = max(int(values.max(initial=0)) + 1, 1)
+    tally = np.zeros(0, np.int64)
+    codes, counts = [np.zeros(0, np.int64)], [np.zeros(0, np.int64)]
+    few = (int(keys.max(initial=0)) + 1) * n_values <= _AT_ONCE
+    for begin in range(0, keys.size, _AT_ONCE):
+        part = slice(begin, begin + _AT_ONCE)
+        mixed = pair_codes(keys[part], values[part], n_values)
+        if few:
+            here = np.bincount(mixed, minlength=tally.size)
+            here[: tally.size] += tally
+            tally = here
+        else:
+            code, count = np.unique(mixed, return_counts=True)
+            codes.append(code)
+            counts.append(count)
+    seen = np.flatnonzero(tally)
+    code, which = np.unique(np.concatenate([seen, *codes]), return_inverse=True)
+    count = np.bincount(which, weights=np.concatenate([tally[seen], *counts]), minlength=code.size)
+    return pl.DataFrame(
+        {"key": code // n_values, "value": code % n_values, "len": count.astype(np.int64)}
+    )
+
+
 def hex_texts(numbers: npt.NDArray[np.uint64]) -> list[str]:
     """Write 64-bit integers as 16 hex digits each.
 
@@ -159,10 +204,6 @@ def hex_texts(numbers: npt.NDArray[np.uint64]) -> list[str]:
     return [digits[at : at + 16] for at in range(0, len(digits), 16)]
 
 
-_AT_ONCE: Final = 4_000_000
-"""Rows whose keys are mixed at a time: 32 MB."""
-
-
 class Groups:
     """Rows grouped by a small code, without a loop over rows.
 
@@ -170,10 +211,15 @@ class Groups:
     ----------
     codes : ndarray of int64
         Code of each row, from 0.
+    rows : ndarray of int64, optional
+        The rows to group; all of them if left out.
     """
 
-    def __init__(self, codes: Ints) -> None:
-        self.order: Ints = np.argsort(codes, kind="stable").astype(np.int32)
+    def __init__(self, codes: Ints, rows: Ints | None = None) -> None:
+        if rows is not None:
+            codes = codes[rows]
+        order = np.argsort(codes, kind="stable").astype(np.int32)
+        self.order: Ints = order if rows is None else rows[order].astype(np.int32)
         self.counts: Ints = np.bincount(codes)
         self.offsets: Ints = np.concatenate([[0], np.cumsum(self.counts)])
 
@@ -357,6 +403,12 @@ class Skeleton:
     def by_class(self) -> "Groups":
         """Rows of each caller class, in order of time."""
         return Groups(self.caller_class)
+
+    @cached_property
+    def unserved_by_class(self) -> "Groups":
+        """Rows that call out and were not answered, by caller class, in order of time."""
+        calls = (self.kind == CLIENT) | (self.kind == PRODUCER)
+        return Groups(self.caller_class, np.flatnonzero(calls & ~self.served & self.timed))
 
     @cached_property
     def by_process(self) -> "Groups":

@@ -7,7 +7,18 @@ import polars as pl
 
 from tracelab.structure.boundaries import usual_boundaries
 from tracelab.structure.pauses import MOST_PAUSED, find_pauses
-from tracelab.structure.skeleton import CLIENT, CONSUMER, FAR, SERVER, Bools, Floats, Ints, Skeleton
+from tracelab.structure.skeleton import (
+    CLIENT,
+    CONSUMER,
+    FAR,
+    SERVER,
+    Bools,
+    Floats,
+    Ints,
+    Narrow,
+    Skeleton,
+    count_pairs,
+)
 from tracelab.structure.spine import CROSSINGS, take_rows
 
 MIN_ANSWERED: Final = 0.9
@@ -15,7 +26,7 @@ MIN_ANSWERED: Final = 0.9
 
 
 def unanswered_calls(
-    skeleton: Skeleton, claimed: Floats
+    skeleton: Skeleton, claimed: Narrow
 ) -> tuple[Ints, Ints, Ints, Bools, pl.DataFrame]:
     """Find client spans that are normally answered by a server span, and are not here.
 
@@ -27,7 +38,7 @@ def unanswered_calls(
     ----------
     skeleton : Skeleton
         The capture.
-    claimed : ndarray of float64
+    claimed : ndarray of float32
         Per row, how many detached roots it probably called.
 
     Returns
@@ -260,9 +271,7 @@ def most_frequent(keys: Ints, values: Ints, size: int) -> tuple[Ints, Floats]:
         If the arrays differ in length.
     """
     counts = (
-        pl.DataFrame({"key": keys, "value": values})
-        .group_by("key", "value")
-        .len()
+        count_pairs(keys, values)
         .with_columns(share=pl.col("len") / pl.col("len").sum().over("key"))
         .sort("key", "len", "value", descending=[False, True, False])
         .unique("key", keep="first", maintain_order=True)
