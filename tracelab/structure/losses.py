@@ -96,6 +96,29 @@ def find_lifetimes(skeleton: Skeleton, missing: Missing) -> Lifetimes:
     return Lifetimes(first, last, exited, replaced)
 
 
+_LIVES: Final = pl.Schema(
+    dict.fromkeys(("process", "service", "start", "first", "last", "spans"), pl.Int64)
+)
+
+
+def _lives(skeleton: Skeleton) -> Iterator[tuple[int, int, int, int, int, int]]:
+    """Tell of each process its service, first start, first and last end, and number of spans."""
+    for process in range(skeleton.processes.height):
+        rows = skeleton.by_process.rows(process)
+        rows = rows[skeleton.timed[rows]]
+        if rows.size:
+            end = skeleton.end[rows]
+            first = int(rows[0])
+            yield (
+                process,
+                int(skeleton.service[first]),
+                int(skeleton.start[first]),
+                int(end.min()),
+                int(end.max()),
+                rows.size,
+            )
+
+
 def process_table(skeleton: Skeleton) -> pl.DataFrame:
     """Tell when each process began and ended its spans, and whether it went away.
 
@@ -115,26 +138,7 @@ def process_table(skeleton: Skeleton) -> pl.DataFrame:
     ValueError
         Never.
     """
-    timed = skeleton.timed
-    table = (
-        pl.DataFrame(
-            {
-                "process": skeleton.process[timed],
-                "service": skeleton.service[timed],
-                "start": skeleton.start[timed],
-                "end": skeleton.end[timed],
-            }
-        )
-        .group_by("process")
-        .agg(
-            pl.col("service").first(),
-            pl.col("start").min(),
-            pl.col("end").min().alias("first"),
-            pl.col("end").max().alias("last"),
-            pl.len().alias("spans"),
-        )
-        .sort("process")
-    )
+    table = pl.DataFrame(_lives(skeleton), schema=_LIVES, orient="row")
     if not table.height:
         return table.with_columns(
             exited=pl.lit(value=False),

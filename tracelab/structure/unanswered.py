@@ -64,20 +64,21 @@ def unanswered_calls(
     total = np.bincount(classes[clients], minlength=size)
     good = np.bincount(classes[clients[skeleton.served[clients]]], minlength=size)
     open_calls = clients[~skeleton.served[clients] & (claimed[clients] < 0.1)]
+    # Databases and the like never answer.
     code = classes[open_calls]
-    to = np.where(callee[code] >= 0, skeleton.op_service[callee[code]], -1)
+    open_calls = open_calls[(good[code] >= 3) & (callee[code] >= 0)]
+    code = classes[open_calls]
+    to = skeleton.op_service[callee[code]]
     loss = _loss_rates(skeleton)
     allowed = np.clip(2.5 * loss[to] + 0.05, 1 - MIN_ANSWERED, MOST_PAUSED)
     lacking = 1 - good[code] / np.maximum(total[code], 1)
     replied = ~skeleton.column("turned_away")[open_calls]
-    usual = (good[code] >= 3) & (lacking <= allowed) & replied
+    usual = (lacking <= allowed) & replied
     # Orphans of the caller's own service, the call among them, say nothing of a callee.
-    told = (
-        (to >= 0) & (to != skeleton.service[open_calls]) & orphans_within(skeleton, open_calls, to)
-    )
+    told = (to != skeleton.service[open_calls]) & orphans_within(skeleton, open_calls, to)
     usual |= find_pauses(skeleton, clients)[open_calls] & replied
-    firm = usual | (told & (good[code] >= 3))
-    keep = (good[code] >= 3) & (to >= 0) & (firm | skeleton.column("answered")[open_calls])
+    firm = usual | told
+    keep = firm | skeleton.column("answered")[open_calls]
     keep &= ~_answered_astray(skeleton, open_calls, callee[code])
     rows, crossing = open_calls[keep], np.full(size, 7)
     seen, _ = most_frequent(
@@ -186,12 +187,13 @@ def called_astray(skeleton: Skeleton, orphans: Ints) -> Bools:
 
 def _answered_astray(skeleton: Skeleton, calls: Ints, callee: Ints) -> Bools:
     """Whether the server span is in the trace after all, under another or a missing parent."""
-    kind = skeleton.kind
-    parent = skeleton.parent
+    near = skeleton.rows_in(skeleton.trace[calls])
+    near = near[(skeleton.kind[near] == SERVER) & skeleton.timed[near]]
+    parent = skeleton.parent[near]
     # A parent that starts after its child is none: such links come of cycles.
-    earlier = skeleton.start[parent] <= skeleton.start
-    by_client = (parent >= 0) & (kind[parent] == CLIENT) & earlier
-    astray = np.flatnonzero((kind == SERVER) & ~by_client & skeleton.timed)
+    earlier = skeleton.start[parent] <= skeleton.start[near]
+    by_client = (parent >= 0) & (skeleton.kind[parent] == CLIENT) & earlier
+    astray = near[~by_client]
     table = pl.DataFrame(
         {
             "trace": skeleton.trace[astray],
