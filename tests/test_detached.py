@@ -7,7 +7,11 @@ import pytest
 from tests.building import Capture, span_id, trace_id
 from tracelab.structure import find_breaks
 from tracelab.structure.assignment import draw_contested
+from tracelab.structure.calls import Answer, Pairs
+from tracelab.structure.detached import _is_regular
 from tracelab.structure.laws import association_marginals
+from tracelab.structure.skeleton import CONSUMER, PRODUCER, Skeleton
+from tracelab.structure.spine import build_spine
 
 N = 60
 
@@ -294,3 +298,18 @@ def test_a_caller_that_made_fewer_calls_than_all_others_is_the_one_that_lacks_a_
     truth = {trace_id(10_000 + number): trace_id(number) for number in lost}
     assert len(proposals) >= 0.9 * len(lost)
     assert proposals.items() <= truth.items()
+
+
+def test_roots_of_which_none_was_probably_called_are_no_rule():
+    capture = Capture()
+    for number in range(60):
+        capture.span(number, 1, name="send", kind="PRODUCER", start=50.0 * number)
+        capture.span(100 + number, 1, name="mail", kind="CONSUMER", start=50.0 * number + 20)
+    skeleton = Skeleton([build_spine(capture.traces())])
+    kinds = skeleton.kind
+    callers, callees = np.flatnonzero(kinds == PRODUCER), np.flatnonzero(kinds == CONSUMER)
+    number, gap = np.arange(60), np.full(60, 20_000_000)
+    pairs = Pairs(number, callers, np.zeros(60, np.int64), start_gap=gap, end_gap=gap)
+    perhaps = np.full(60, 0.4)
+    reply = Answer(perhaps, callers, perhaps, np.zeros(60, np.int64), pairs, perhaps)
+    assert not _is_regular(skeleton, callees, reply, local=False)

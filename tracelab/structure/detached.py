@@ -269,6 +269,8 @@ def _is_regular(skeleton: Skeleton, callees: Ints, reply: Answer, *, local: bool
     if local:
         return False
     best = reply.best[reply.called >= 0.5]
+    if not best.size:
+        return False  # many roots were perhaps called, and not one of them probably
     classes = np.unique(skeleton.caller_class[best])
     rows = np.concatenate([skeleton.by_class.rows(int(code)) for code in classes])
     return calls >= MIN_RULE * rows.size
