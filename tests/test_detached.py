@@ -310,6 +310,6 @@ def test_roots_of_which_none_was_probably_called_are_no_rule():
     callers, callees = np.flatnonzero(kinds == PRODUCER), np.flatnonzero(kinds == CONSUMER)
     number, gap = np.arange(60), np.full(60, 20_000_000)
     pairs = Pairs(number, callers, np.zeros(60, np.int64), start_gap=gap, end_gap=gap)
-    perhaps = np.full(60, 0.4)
+    perhaps = np.full(60, 0.15)
     reply = Answer(perhaps, callers, perhaps, np.zeros(60, np.int64), pairs, perhaps)
     assert not _is_regular(skeleton, callees, reply, local=False)
