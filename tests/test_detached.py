@@ -313,3 +313,30 @@ def test_roots_of_which_none_was_probably_called_are_no_rule():
     perhaps = np.full(60, 0.15)
     reply = Answer(perhaps, callers, perhaps, np.zeros(60, np.int64), pairs, perhaps)
     assert not _is_regular(skeleton, callees, reply, local=False)
+
+
+def checkouts(address: str, language: str) -> Capture:
+    """Orders that call someone for 200 ms; within each call somebody posts to a service."""
+    rng = np.random.default_rng(12)
+    capture = Capture()
+    for number, at in enumerate(arrivals(12, every=900.0)):
+        shop = {"service": "shop", "host_name": "a", "sdk_language": language}
+        capture.span(number, 1, name="POST /pay", kind="SERVER", start=at, duration=220, **shop)
+        call = {"kind": "CLIENT", "server_address": address, **shop}
+        capture.span(number, 2, 1, name="POST", start=at + 9, duration=207, **call)
+        after = at + 100 + 50 * rng.random()
+        hook = {"kind": "SERVER", "service": "hooks", "host_name": "b"}
+        capture.span(1000 + number, 3, name="POST /event", start=after, duration=10, **hook)
+    return capture
+
+
+def test_a_call_back_of_a_third_party_is_no_lost_context():
+    assert detached(checkouts("api.payments.com", "go")).height == 0
+
+
+@pytest.mark.parametrize(
+    ("address", "language"),
+    [("hooks.shop.com", "go"), ("edge-gateway", "go"), ("api.example.com", "swift")],
+)
+def test_a_hop_by_its_own_or_an_inner_name_or_from_a_phone_is_one(address, language):
+    assert detached(checkouts(address, language)).height > 50

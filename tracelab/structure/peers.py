@@ -19,6 +19,15 @@ _MESSAGING: Final = frozenset(
 _RPC: Final = re.compile(r"^/?[\w.$-]+/\w+$")
 _WORD: Final = re.compile(r"[A-Za-z0-9]+")
 
+_PUBLIC: Final = re.compile(
+    r"^[a-z0-9-]+(\.[a-z0-9-]+)*\.(com|net|org|io|co|dev|app|cloud|ai|info|biz|edu|gov|eu|us|uk|ca"
+    r"|de|fr|es|it|nl|ch|se|pl|br|in|cn|jp|kr|au|ru)$"
+)
+"""Names of the public internet, by the commonest of their top-level domains."""
+
+_FROM_OUTSIDE: Final = frozenset(("webjs", "swift", "android", "kotlin", "dart"))
+"""SDK languages of browsers and phones: they reach their own back end by its public name."""
+
 MIN_CONVENTION: Final = 20
 """Answered calls from which on it is known whether peer addresses name services here."""
 
@@ -77,6 +86,8 @@ class Peers:
             return named
         peer = int(skeleton.column("peer")[caller])
         addressed = self._peer_verdict(peer, int(skeleton.op_service[op]))
+        if addressed == 0 and self._is_abroad(peer, int(skeleton.process[caller])):
+            return -1
         return -1 if addressed < 0 else max(named, addressed)
 
     def _peer_verdict(self, peer: int, service: int) -> int:
@@ -87,6 +98,15 @@ class Peers:
         others = range(len(self._services))
         strange = self._telling or peer in self._known
         return -1 if strange or any(self._says(peer, other) for other in others) else 0
+
+    def _is_abroad(self, peer: int, process: int) -> bool:
+        """Whether a back end calls a public name that nothing here bears: a third party.
+
+        What such a party then asks of us is a call-back, which carries no context of ours.
+        """
+        host = (self._address.get(peer) or "").rsplit(":", 1)[0].lower()
+        language = self._skeleton.processes["sdk_language"][process]
+        return bool(_PUBLIC.match(host)) and language not in _FROM_OUTSIDE
 
     def _says(self, peer: int, service: int) -> bool:
         """Whether an address holds the name of a service or of one of its hosts."""
