@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from test_store import line
 
+from tracelab import engine
 from tracelab.engine import map_buckets
 from tracelab.exceptions import EngineError, ParameterError
 from tracelab.store import TraceStore
@@ -33,6 +34,10 @@ def count_spans(traces, plus=0):
 
 def fail_on_any(traces):
     raise ParameterError("told by the function")
+
+
+def trace_ids(traces):
+    return traces.spans["trace_id"].to_list()
 
 
 def die_once(traces, flag):
@@ -62,6 +67,16 @@ def test_results_stand_in_the_order_of_the_buckets(store):
 def test_small_stores_stay_in_this_process_and_asked_for_workers_do_not(store):
     assert set(map_buckets(where, store)) == {os.getpid()}
     assert os.getpid() not in map_buckets(where, store, workers=2)
+
+
+def test_a_large_bucket_is_taken_in_pieces_of_whole_traces(store, monkeypatch):
+    monkeypatch.setattr(engine, "_PIECE_SPANS", 20)
+    pieces = map_buckets(trace_ids, store, workers=1)
+    assert len(pieces) > len(store.buckets())
+    assert all(len(piece) <= 60 for piece in pieces)
+    seen = [trace for piece in pieces for trace in set(piece)]
+    assert len(seen) == len(set(seen)) == 200
+    assert sum(map(len, pieces)) == 600
 
 
 def test_a_capture_in_memory_is_one_bucket(store):

@@ -7,9 +7,10 @@ import polars as pl
 import pytest
 
 import tracelab as tl
-from tracelab import schema
+from tracelab import engine, schema
 from tracelab.exceptions import ParameterError
 from tracelab.export.document import read_json_schema
+from tracelab.io.write_otlp import write_otlp
 
 FILES = {
     "findings.json",
@@ -75,8 +76,6 @@ def test_written_tables_carry_their_public_columns(case, tmp_path):
 
 def test_a_store_gives_the_findings_of_the_capture_in_memory(sample, tmp_path):
     source = tmp_path / "capture.jsonl"
-    from tracelab.io.write_otlp import write_otlp
-
     write_otlp(sample, source)
     store = tl.TraceStore(tmp_path / "store")
     store.ingest(source)
@@ -87,6 +86,19 @@ def test_a_store_gives_the_findings_of_the_capture_in_memory(sample, tmp_path):
     keys = ["error_id", "hop", "child_span_id"]
     assert ours.error_hops.sort(keys).equals(theirs.error_hops.sort(keys))
     assert [f.finding_id for f in ours.findings] == [f.finding_id for f in theirs.findings]
+
+
+def test_buckets_taken_in_pieces_give_the_same_findings(sample, tmp_path, monkeypatch):
+    source = tmp_path / "capture.jsonl"
+    write_otlp(sample, source)
+    store = tl.TraceStore(tmp_path / "store")
+    store.ingest(source)
+    tl.investigate(store, workers=1).write(tmp_path / "whole")
+    monkeypatch.setattr(engine, "_PIECE_SPANS", 25)
+    tl.investigate(store, workers=1).write(tmp_path / "pieces")
+    for name in FILES:
+        whole, pieces = (tmp_path / folder / name for folder in ("whole", "pieces"))
+        assert whole.read_bytes() == pieces.read_bytes(), name
 
 
 def test_an_empty_capture_is_investigated_without_findings(tmp_path):

@@ -19,6 +19,7 @@ from tracelab.audits.integrity import merge_integrity
 from tracelab.engine import map_buckets
 from tracelab.errors_chain import audit_errors, find_error_hops, parse_exceptions
 from tracelab.signals import merge_red, red_series
+from tracelab.signals.red import serving_services
 from tracelab.store import TraceStore
 from tracelab.structure import BREAK_COLUMNS, Reduced, reduce_bucket, resolve_breaks, span_edges
 from tracelab.traceset import TraceSet
@@ -37,6 +38,7 @@ class Overview:
 
     operations: pl.DataFrame
     calls: pl.DataFrame
+    serving: list[str | None]
     n_traces: int
     n_spans: int
     n_parents: int
@@ -83,6 +85,7 @@ def overview_bucket(traces: TraceSet) -> tuple[Overview, Reduced]:
         .filter(pl.col("relation") == "parent")
         .group_by(_CALL)
         .agg(pl.len().cast(pl.Int64).alias("calls")),
+        serving=serving_services(traces),
         n_traces=traces.n_traces,
         n_spans=spans.height,
         n_parents=int(spans["parent_span_id"].count()),
@@ -93,9 +96,14 @@ def overview_bucket(traces: TraceSet) -> tuple[Overview, Reduced]:
 
 
 def errors_bucket(
-    traces: TraceSet, breaks: pl.DataFrame, left_out: list[str], every: str, window: str
+    traces: TraceSet,
+    breaks: pl.DataFrame,
+    serving: list[str | None],
+    left_out: list[str],
+    every: str,
+    window: str,
 ) -> Errors:
-    """Follow the errors of a bucket, with the breaks of the whole capture known."""
+    """Follow the errors of a bucket, with breaks and serving services of the whole known."""
     if left_out:
         tied = pl.col("trace_id").is_in(pl.Series(left_out, dtype=pl.String).implode())
         traces = traces.with_tables(
@@ -113,7 +121,7 @@ def errors_bucket(
         audit=audit_errors(traces, exceptions=exceptions),
         hops=hops,
         integrity=chain_integrity(traces, hops=hops, breaks=here, every=window),
-        red=red_series(traces, every=every, breaks=here, hops=hops),
+        red=red_series(traces, every=every, breaks=here, hops=hops, serving=serving),
         digest=digest_audits(traces, hops=hops, edges=edges),
     )
 
@@ -167,17 +175,18 @@ def survey(
     breaks = resolve_breaks(_let_go(parts))
     serious = breaks.filter(pl.col("severity") != "info")
     tied = _tied_traces(serious) if isinstance(traces, TraceStore) else []
+    serving = [*{name: None for part in first for name in part.serving}]
     say("what became of each error")
     second = map_buckets(
         errors_bucket,
         traces,
         engine=engine,
         workers=workers,
-        arguments=(serious, tied, every, window),
+        arguments=(serious, serving, tied, every, window),
     )
     if tied and isinstance(traces, TraceStore):
         together = gather_traces(traces, tied, engine=engine, workers=workers)
-        second.append(errors_bucket(together, serious, [], every, window))
+        second.append(errors_bucket(together, serious, serving, [], every, window))
     return Survey(
         breaks=breaks,
         errors=_together(second),

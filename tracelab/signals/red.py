@@ -1,5 +1,6 @@
 """Requests, errors and durations per service and time bin, out of spans."""
 
+from collections.abc import Sequence
 from typing import Final
 
 import numpy as np
@@ -19,6 +20,8 @@ _KEY: Final = ["service_name", "span_name"]
 _QUIET_SHARE: Final = 0.2
 _IMPROBABLE: Final = 14.0
 
+_SERVES: Final = pl.col("kind").is_in(["SERVER", "CONSUMER"])
+
 
 def red_series(
     traces: TraceSet,
@@ -27,6 +30,7 @@ def red_series(
     max_operations: int = 20,
     breaks: pl.DataFrame | None = None,
     hops: pl.DataFrame | None = None,
+    serving: Sequence[str | None] | None = None,
 ) -> pl.DataFrame:
     """Count requests, errors, 5xx and durations per service, operation and time bin.
 
@@ -45,6 +49,9 @@ def red_series(
     breaks, hops : pl.DataFrame, optional
         Schemas `BREAKS` and `ERROR_HOPS`; if given, breaks and swallowed errors are counted
         per service as further triggers.
+    serving : sequence of str or None, optional
+        Services with SERVER or CONSUMER spans in other parts of the capture, where `traces` is
+        a part of one: local roots do not count for them.
 
     Returns
     -------
@@ -73,7 +80,7 @@ def red_series(
         raise ParameterError(f"every={every!r} must lie between '5s' and '5m'")
     if max_operations < 0:
         raise ParameterError(f"max_operations={max_operations} must not be negative")
-    requests = _requests(traces.spans, bin_ns)
+    requests = _requests(traces.spans, bin_ns, serving)
     whole = requests.with_columns(pl.lit(None, pl.String).alias("span_name"))
     busiest = (
         requests.group_by(_KEY)
@@ -164,11 +171,36 @@ def merge_red(*tables: pl.DataFrame) -> pl.DataFrame:
     return _silence(schema.conform(filled, schema.RED))
 
 
-def _requests(spans: pl.DataFrame, bin_ns: int) -> pl.DataFrame:
-    serves = pl.col("kind").is_in(["SERVER", "CONSUMER"])
-    served = spans.lazy().group_by("service_name").agg(serves.any().alias("_serves")).collect()
-    rest = served.filter(~pl.col("_serves"))["service_name"]
-    chosen = spans.filter(serves)
+def serving_services(traces: TraceSet) -> list[str | None]:
+    """List the services that have SERVER or CONSUMER spans.
+
+    Parameters
+    ----------
+    traces : TraceSet
+        A capture, or a part of one.
+
+    Returns
+    -------
+    list of str or None
+        Their names, sorted, the unnamed last.
+
+    Raises
+    ------
+    SchemaError
+        Never for a `TraceSet`.
+    """
+    return traces.spans.filter(_SERVES)["service_name"].unique().sort(nulls_last=True).to_list()
+
+
+def _requests(
+    spans: pl.DataFrame, bin_ns: int, serving: Sequence[str | None] | None
+) -> pl.DataFrame:
+    served = spans.lazy().group_by("service_name").agg(_SERVES.any().alias("_serves")).collect()
+    elsewhere = pl.Series(serving or [], dtype=pl.String).implode()
+    rest = served.filter(
+        ~pl.col("_serves") & ~pl.col("service_name").is_in(elsewhere, nulls_equal=True)
+    )["service_name"]
+    chosen = spans.filter(_SERVES)
     if len(rest):
         own = spans.filter(pl.col("service_name").is_in(rest.implode(), nulls_equal=True))
         parents = own.select("trace_id", pl.col("span_id").alias("parent_span_id"), "service_name")
