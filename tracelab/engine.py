@@ -1,7 +1,7 @@
 """One task per bucket, on this machine's processes or on a Dask cluster."""
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Final, TypeVar
 
 from tracelab.cluster import Cluster, connected
@@ -94,15 +94,16 @@ class _Bucket:
         self.columns = None if columns is None else tuple(columns)
         self.tables = tables
 
-    def read(self, number: int) -> TraceSet:
-        return self.store.read_bucket(number, columns=self.columns, tables=self.tables)
+    def pieces(self, number: int) -> Iterator[TraceSet]:
+        return self.store.read_pieces(
+            number, max_spans=_PIECE_SPANS, columns=self.columns, tables=self.tables
+        )
 
 
 def _call(
     bucket: _Bucket, number: int, function: Callable[..., Result], arguments: tuple[Any, ...]
 ) -> list[Result]:
-    pieces = bucket.read(number).in_pieces(_PIECE_SPANS)
-    return [function(piece, *arguments) for piece in pieces]
+    return [function(piece, *arguments) for piece in bucket.pieces(number)]
 
 
 def _results(pool: Workers | Cluster, tasks: list[tuple[Any, ...]], *, advice: str) -> list[Any]:

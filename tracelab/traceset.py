@@ -1,6 +1,5 @@
 """The in-memory capture: one table per noun, frozen."""
 
-from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from functools import cached_property
@@ -137,39 +136,6 @@ class TraceSet:
             + (f"it holds such as {html.plain(' and '.join(some))}" if some else "it is empty")
         )
 
-    def in_pieces(self, max_spans: int) -> Iterator["TraceSet"]:
-        """Split into captures of whole traces, one after the other.
-
-        Parameters
-        ----------
-        max_spans : int
-            About how many spans a piece may have; a single trace is never split.
-
-        Yields
-        ------
-        TraceSet
-            Its traces, with their events, links and logs; whatever belongs to no trace stands in
-            the first.
-
-        Raises
-        ------
-        ParameterError
-            If `max_spans` is less than 1.
-        """
-        if max_spans < 1:
-            raise ParameterError(f"max_spans={max_spans}: must be at least 1")
-        n = -(-self.spans.height // max_spans)
-        if n <= 1:
-            yield self
-            return
-        slot = pl.when(pl.col("trace_id").is_null()).then(0).otherwise(_hash_of_trace() % n)
-        for number in range(n):
-            of_traces = {
-                name: getattr(self, name).filter(slot == number)
-                for name in ("spans", "events", "links", "logs")
-            }
-            yield self.with_tables(**of_traces) if number == 0 else TraceSet(**of_traces)
-
     def with_tables(self, **tables: pl.DataFrame) -> "TraceSet":
         """Return a copy with some tables replaced."""
         return replace(self, **tables)
@@ -194,10 +160,6 @@ class TraceSet:
         return html.table(
             ("table", "rows"), rows, caption=f"TraceSet, {self.n_traces:,} traces"
         ) + ("".join(f"<p>{html.escape(line)}</p>" for line in repr(self).split("\n")[1:]))
-
-
-def _hash_of_trace() -> pl.Expr:
-    return pl.col("trace_id").hash(2026)
 
 
 TABLES = {

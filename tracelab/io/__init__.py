@@ -2,7 +2,7 @@
 
 from tracelab.io.discover import find_sources, split_streams
 from tracelab.io.read import lifted_keys, read_chunks, read_traces, skipped_chunk
-from tracelab.io.resolve import finalise, gather
+from tracelab.io.resolve import finalise, gather, split_traces
 from tracelab.io.source import ByteRange, SourceReader, merge_accounting
 from tracelab.io.split import split_source
 
@@ -19,4 +19,5 @@ __all__ = [
     "skipped_chunk",
     "split_source",
     "split_streams",
+    "split_traces",
 ]

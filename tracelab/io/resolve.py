@@ -3,8 +3,8 @@
 The same rows in any order of files and chunks give the same tables.
 """
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
 from typing import Final
 
 import numpy as np
@@ -15,6 +15,9 @@ from tracelab.io.chunk import ROW, Chunk
 from tracelab.traceset import TraceSet
 
 _CONTENT: Final = "_content"
+_SLOT_SEED: Final = 2026
+"""Of the hash that splits traces; a store's buckets are told by another."""
+
 _IDS: Final = ("trace_id", "span_id")
 _EXCEPTION: Final = ("exception_type", "exception_message", "exception_stacktrace")
 
@@ -65,6 +68,41 @@ def gather(chunks: Iterable[Chunk]) -> Chunk:
         rejects=pl.concat([none.rejects, *rejects]),
         spans_rejected=rejected,
     )
+
+
+def split_traces(chunk: Chunk, max_spans: int) -> Iterator[Chunk]:
+    """Split a chunk into chunks of whole traces, one after the other.
+
+    Parameters
+    ----------
+    chunk : Chunk
+        All rows of its traces, `ROW` unique.
+    max_spans : int
+        About how many spans a piece may have; a single trace is never split.
+
+    Yields
+    ------
+    Chunk
+        Its traces, with their events, links and logs; whatever belongs to no trace stands in
+        the first.
+
+    Raises
+    ------
+    ZeroDivisionError
+        If `max_spans` is 0.
+    """
+    n = -(-chunk.spans.height // max_spans)
+    if n <= 1:
+        yield chunk
+        return
+    trace = pl.col("trace_id")
+    slot = pl.when(trace.is_null()).then(0).otherwise(trace.hash(_SLOT_SEED) % n)
+    for number in range(n):
+        of_traces = {
+            name: getattr(chunk, name).filter(slot == number)
+            for name in ("spans", "events", "links", "logs")
+        }
+        yield replace(chunk, **of_traces) if number == 0 else Chunk(**of_traces)
 
 
 def finalise(chunk: Chunk, *, ingest: pl.DataFrame | None = None) -> TraceSet:

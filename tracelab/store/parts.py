@@ -377,28 +377,20 @@ def read_parts(
     """
     stored = STORED[table]
     names = list(columns) if columns is not None else stored.names()
-    found: list[pa.Table] = []
-    heights: list[int] = []
 
-    def read(part: Part) -> pa.Table | None:
-        return _read_part(root, part, names, bucket, trace_id)
+    def read(numbered: tuple[int, Part]) -> pl.DataFrame | None:
+        base, part = numbered
+        arrow = _read_part(root, part, names, bucket, trace_id)
+        return None if arrow is None else _rows_of(arrow, base, bucket)
 
     # A trace is looked for in a little of each part, mostly in vain: that is digests and waiting.
     with ThreadPoolExecutor(_SEEKERS) as pool:
-        tables = pool.map(read, parts) if trace_id is not None else map(read, parts)
-    for arrow in tables:
-        heights.append(0 if arrow is None else arrow.num_rows)
-        if arrow is not None:
-            found.append(arrow)
+        numbered = enumerate(parts)
+        tables = pool.map(read, numbered) if trace_id is not None else map(read, numbered)
+    found = [rows for rows in tables if rows is not None]
     if not found:
         return pl.DataFrame(schema=stored)
-    rows = pl.from_arrow(pa.concat_tables(found, promote_options="permissive"))
-    assert isinstance(rows, pl.DataFrame)
-    if ROW in rows.columns:
-        bases = np.repeat(np.arange(len(parts), dtype=np.uint64) << _ROW_BITS, heights)
-        rows = rows.with_columns(pl.Series(ROW, rows[ROW].to_numpy() + bases))
-    if BUCKET in rows.columns:
-        rows = rows.filter(pl.col(BUCKET) == bucket)
+    rows = pl.concat(found, how="diagonal_relaxed", rechunk=False)
     present = set(rows.columns)
     return rows.select(
         pl.col(name) if name in present else pl.lit(None, dtype).alias(name)
@@ -406,13 +398,24 @@ def read_parts(
     )
 
 
-_ROW_BITS: Final = np.uint64(40)
+def _rows_of(arrow: pa.Table, number: int, bucket: int | None) -> pl.DataFrame:
+    """Take a bucket's rows out of row groups that hold several; number them by their part."""
+    rows = pl.from_arrow(arrow)
+    assert isinstance(rows, pl.DataFrame)
+    if BUCKET in rows.columns:
+        rows = rows.filter(pl.col(BUCKET) == bucket)
+    if ROW in rows.columns:
+        rows = rows.with_columns(pl.col(ROW) + pl.lit(number << _ROW_BITS, pl.UInt64))
+    return rows
+
+
+_ROW_BITS: Final = 40
 """Rows of a batch are numbered from 0; those of another begin this far on."""
 
 
 def batches_of(rows: pl.DataFrame) -> list[int]:
     """Tell in which of the parts that `read_parts` was given its rows lie."""
-    return (rows[ROW] // (1 << int(_ROW_BITS))).unique().sort().to_list()
+    return (rows[ROW] // (1 << _ROW_BITS)).unique().sort().to_list()
 
 
 def _read_part(

@@ -2,7 +2,7 @@
 
 import os
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from functools import lru_cache
 from typing import Any, BinaryIO, Final
@@ -11,7 +11,7 @@ import polars as pl
 
 from tracelab import html, schema
 from tracelab.exceptions import ParameterError, StoreError, UnknownTraceError
-from tracelab.io import finalise, lifted_keys
+from tracelab.io import finalise, lifted_keys, split_traces
 from tracelab.io.chunk import ROW, Chunk
 from tracelab.store import log
 from tracelab.store.accounts import resolved_accounts
@@ -22,13 +22,15 @@ from tracelab.store.parts import STORED, batches_of, bucket_of, is_sound, read_p
 from tracelab.store.retention import expire_batches
 from tracelab.store.shelves import Folder, Shelf, open_shelf
 from tracelab.store.window import Window, find_window
-from tracelab.traceset import Moment, TraceSet, time_range
+from tracelab.traceset import TABLES, Moment, TraceSet, time_range
 
 DEFAULT_BUCKETS: Final = 32
 """At 100 million spans a bucket of 32 holds 3 million: a few GB while it is read."""
 
 _IDS: Final = ("trace_id", "span_id")
 _OF_BUCKETS: Final = ("spans", "events", "links", "logs", "metrics")
+_NOTHING: Final = {name: schema.empty(TABLES[name]) for name in _OF_BUCKETS}
+_NO_LIMIT: Final = 1 << 62
 
 
 class TraceStore:
@@ -270,11 +272,50 @@ class TraceStore:
         StoreError
             If a part is missing or a byte of it was altered.
         """
+        return next(self.read_pieces(number, max_spans=_NO_LIMIT, columns=columns, tables=tables))
+
+    def read_pieces(
+        self,
+        number: int,
+        *,
+        max_spans: int,
+        columns: Sequence[str] | None = None,
+        tables: Sequence[str] = _OF_BUCKETS,
+    ) -> Iterator[TraceSet]:
+        """Read one bucket in pieces of whole traces, one after the other.
+
+        Parameters
+        ----------
+        number : int
+            One of `buckets()`.
+        max_spans : int
+            About how many spans a piece may have; a single trace is never split.
+        columns, tables : sequence of str
+            As for `read_bucket`.
+
+        Yields
+        ------
+        TraceSet
+            As `read_bucket`; what belongs to no trace stands in the first.
+
+        Raises
+        ------
+        ParameterError
+            If there is no such bucket, column or table, or `max_spans` is less than 1.
+        StoreError
+            If a part is missing or a byte of it was altered.
+        """
         if number not in self.buckets():
             raise ParameterError(f"no bucket {number}; the store has 0 to {self.n_buckets}")
+        if max_spans < 1:
+            raise ParameterError(f"max_spans={max_spans}: must be at least 1")
         _known(columns or (), schema.SPANS.names(), "column")
         _known(tables, _OF_BUCKETS, "table")
-        return self._inside(self._read(number, columns, tables))
+        for piece in split_traces(self._needed(number, columns, tables), max_spans):
+            whole = self._inside(finalise(piece))
+            yield whole.with_tables(
+                **{name: _NOTHING[name] for name in _OF_BUCKETS if name not in ("spans", *tables)}
+            )
 
     def read(self) -> TraceSet:
         """Read the whole store into memory.
@@ -525,23 +566,14 @@ class TraceStore:
         window = self._window
         return traces if window is None else traces.between(window.start, window.end)
 
-    def _read(self, bucket: int, columns: Sequence[str] | None, tables: Sequence[str]) -> TraceSet:
+    def _needed(self, bucket: int, columns: Sequence[str] | None, tables: Sequence[str]) -> Chunk:
         if columns is not None:
             # Spans can only be duplicates of each other if they share their ids.
             names = list(dict.fromkeys((*_IDS, "start_time", "source", *columns, ROW)))
             chunk = self._chunk(bucket, names, tables)
             if not chunk.spans.select(pl.struct(_IDS).is_duplicated().any()).item():
-                return finalise(chunk)
-        chunk = self._chunk(bucket, None, _OF_BUCKETS)
-        whole = finalise(chunk)
-        unwanted = {
-            name: schema.empty(
-                getattr(schema, "METRIC_POINTS" if name == "metrics" else name.upper())
-            )
-            for name in _OF_BUCKETS[1:]
-            if name not in tables
-        }
-        return whole.with_tables(**unwanted)
+                return chunk
+        return self._chunk(bucket, None, _OF_BUCKETS)
 
     def _chunk(
         self,
@@ -551,7 +583,7 @@ class TraceStore:
     ) -> Chunk:
         batches = self._batches()
         found: dict[str, Any] = {}
-        for table in ("spans", *tables):
+        for table in dict.fromkeys(("spans", *tables)):
             if any(table in batch for batch in batches):
                 # A part that is missing in a batch keeps its place, for the rows' numbers.
                 found[table] = read_parts(
