@@ -340,3 +340,35 @@ def test_a_call_back_of_a_third_party_is_no_lost_context():
 )
 def test_a_hop_by_its_own_or_an_inner_name_or_from_a_phone_is_one(address, language):
     assert detached(checkouts(address, language)).height > 50
+
+
+def streams(*, called: bool) -> Capture:
+    """Long requests that do short work all along; some more of it begins without a context.
+
+    Called work begins inside a request; a timer's begins at any time, between requests, too.
+    """
+    rng = np.random.default_rng(12)
+    capture = Capture(service_instance_id="svc-1")
+    for number in range(40):
+        at, length = 5000.0 * number, 1000 + rng.uniform(0, 1000)
+        capture.span(number, 1, name="GET /stream", kind="SERVER", start=at, duration=length)
+        for turn, moment in enumerate(rng.uniform(0, length - 10, 5).tolist()):
+            away = called and turn == 0 and number % 2 == 0
+            trace, parent = (1000 + number, None) if away else (number, 1)
+            capture.span(trace, 2 + turn, parent, name="push", start=at + moment, duration=2)
+        if not called and number % 2 == 0:
+            moment = 5000.0 * number + rng.uniform(2500, 4900)
+            capture.span(1000 + number, 9, name="push", start=moment, duration=2)
+    return capture
+
+
+def test_short_work_of_a_long_request_that_does_not_end_with_it_is_found():
+    found = detached(streams(called=True))
+    assert found.height >= 18
+    own = [int(trace, 16) - 1000 for trace in found["trace_id"]]
+    named = found["proposed_trace_id"].to_list()
+    assert all(b is None or a == int(b, 16) for a, b in zip(own, named, strict=True))
+
+
+def test_the_same_work_begun_by_a_timer_between_requests_is_natural():
+    assert detached(streams(called=False)).is_empty()

@@ -21,6 +21,9 @@ from tracelab.structure.skeleton import Floats, Ints, Skeleton
 MAX_PAIRS: Final = 2_000_000
 """Candidate pairs per operation; windows are halved until they fit (bounded memory)."""
 
+MIN_GAIN: Final = 0.2
+"""Nats per call that a caller's end must tell beyond the callee's duration: it waits then."""
+
 _FEATURES: Final = ("thread", "task", "request", "tenant")
 
 
@@ -272,7 +275,7 @@ def answer(
             law = Law.fit(group.intact.start_gap)
         rate = min(0.5, 0.5 * n / max(int(candidates[number]), 1))
         beliefs.append(
-            _Belief(law, _end_law(group, None, None), rate, np.zeros((len(_FEATURES), 3)))
+            _Belief(law, _first_end_law(group, own_law), rate, np.zeros((len(_FEATURES), 3)))
         )
     natural = 0.5 if natural_rate is None else natural_rate
     marginal = np.zeros(pairs.callee.size)
@@ -325,6 +328,15 @@ def _end_law(group: CallerClass, gaps: Ints | None, weights: Floats | None) -> L
     return Law.fit(both, np.concatenate([np.ones(known.size), weights]))
 
 
+def _first_end_law(group: CallerClass, own_law: Law) -> Law | None:
+    """Law of the time from a callee's end to its caller's, if intact callers wait."""
+    law = _end_law(group, None, None)
+    if law is None or group.intact is None:
+        return None
+    gain = law.log_at(group.intact.end_gap) - own_law.log_at(group.intact.duration)
+    return law if float(gain.mean()) > MIN_GAIN else None
+
+
 def _log_weights(beliefs: list[_Belief], pairs: Pairs, own: Floats, agreement: Ints) -> Floats:
     total = np.zeros(pairs.callee.size)
     for number, belief in enumerate(beliefs):
@@ -365,7 +377,7 @@ def _relearn(
             gain = float(
                 (weight * (end_law.log_at(pairs.end_gap[mine]) - own[mine])).sum() / weight.sum()
             )
-        belief.end_law = end_law if gain > 0.2 else None
+        belief.end_law = end_law if gain > MIN_GAIN else None
         belief.rate = float(np.clip(weight.sum() / max(int(candidates[number]), 1), 1e-4, 0.98))
         for feature in range(len(_FEATURES)):
             belief.features[feature] = _feature_weights(agreement[feature, mine], weight)

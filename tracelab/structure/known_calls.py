@@ -19,12 +19,15 @@ class Intact:
     ----------
     start_gap, end_gap : ndarray of int64
         Callee start minus caller start, caller end minus callee end.
+    duration : ndarray of int64
+        How long the callees took.
     per_caller : float
         Calls per caller that calls at all.
     """
 
     start_gap: Ints
     end_gap: Ints
+    duration: Ints
     per_caller: float
 
 
@@ -63,6 +66,7 @@ def known_calls(skeleton: Skeleton, rows: Ints, *, least: int = 2) -> dict[int, 
         known[int(code)] = Intact(
             start_gap=skeleton.start[rows[mine]] - skeleton.start[parent[mine]],
             end_gap=skeleton.end[parent[mine]] - skeleton.end[rows[mine]],
+            duration=skeleton.end[rows[mine]] - skeleton.start[rows[mine]],
             per_caller=float(mine.sum()) / callers,
         )
     return known
