@@ -20,9 +20,9 @@ from tracelab.structure.losses import (
     Lifetimes,
     bursts_of_loss,
     find_lifetimes,
-    likely_processes,
 )
 from tracelab.structure.missing import Missing
+from tracelab.structure.owners import find_owners
 from tracelab.structure.sampling import MIN_SEPARATION
 from tracelab.structure.skeleton import FAR, Bools, Floats, Ints, Skeleton
 from tracelab.structure.unrecorded import weigh_hops
@@ -111,9 +111,10 @@ def judge_causes(
     n = missing.row.size
     case = Case({cause: np.full(n, _ALWAYS_POSSIBLE.get(cause, 0.02)) for cause in CAUSES})
     cut = cut_odds(skeleton, missing)
-    missing = replace(missing, process=likely_processes(skeleton, missing))
+    owners = find_owners(skeleton, missing)
+    missing = replace(missing, process=owners.process)
     lifetimes = find_lifetimes(skeleton, missing)
-    weigh_ends(skeleton, missing, lifetimes, case)
+    weigh_ends(skeleton, missing, lifetimes, owners.odds, case)
     case.put(
         "capture_edge",
         cut >= MIN_ODDS,

@@ -10,7 +10,9 @@ from tracelab.structure.skeleton import FAR, Bools, Floats, Skeleton
 from tracelab.structure.spine import INTACT
 
 
-def weigh_ends(skeleton: Skeleton, missing: Missing, lifetimes: Lifetimes, case: Case) -> None:
+def weigh_ends(
+    skeleton: Skeleton, missing: Missing, lifetimes: Lifetimes, odds: Floats, case: Case
+) -> None:
     """Weigh whether the span ended after its process's last exported one, or before the first.
 
     Parameters
@@ -21,6 +23,8 @@ def weigh_ends(skeleton: Skeleton, missing: Missing, lifetimes: Lifetimes, case:
         What is missing.
     lifetimes : Lifetimes
         Of the processes, entry by entry.
+    odds : ndarray of float64
+        That this is its process.
     case : Case
         Weights and words, changed here.
 
@@ -42,14 +46,14 @@ def weigh_ends(skeleton: Skeleton, missing: Missing, lifetimes: Lifetimes, case:
     case.put(
         "process_exit",
         exits & lifetimes.replaced,
-        40 * after_exit[exits & lifetimes.replaced],
+        _both(40 * after_exit, odds)[exits & lifetimes.replaced],
         "open when its process sent its last span; a new process of the service follows",
     )
     plain = exits & ~lifetimes.replaced
     case.put(
         "process_exit",
         plain,
-        15 * after_exit[plain],
+        _both(15 * after_exit, odds)[plain],
         "open when its process sent its last span, long before the capture's end",
     )
     # It answered after its last export: that batch may have been refused as well.
@@ -68,7 +72,7 @@ def weigh_ends(skeleton: Skeleton, missing: Missing, lifetimes: Lifetimes, case:
     late &= ~missing.call
     case.put("capture_edge", late, 25 * after[late], "still open when the capture stopped")
     # Durations have long tails: a slow span may have been open still.
-    for odds, text in (
+    for likelier, text in (
         (
             open_odds(skeleton, missing, lifetimes),
             "likelier open still when the capture stopped than lost",
@@ -78,8 +82,8 @@ def weigh_ends(skeleton: Skeleton, missing: Missing, lifetimes: Lifetimes, case:
             "likelier over before the capture began than lost",
         ),
     ):
-        likely = odds >= MIN_ODDS
-        case.put("capture_edge", likely, np.minimum(odds[likely], 10.0), text)
+        likely = likelier >= MIN_ODDS
+        case.put("capture_edge", likely, np.minimum(likelier[likely], 10.0), text)
     # What was exported before the capture began ended before the first export in it.
     begun = missing.end_low <= skeleton.window[0] + EXPORT_DELAY_NS
     early = (before > 0) & begun & missing.call
@@ -89,6 +93,13 @@ def weigh_ends(skeleton: Skeleton, missing: Missing, lifetimes: Lifetimes, case:
     case.put("capture_edge", early, 25 * before[early], "ended before the capture began")
     cut = missing.end_low - skeleton.window[0] < 0
     case.put("capture_edge", cut, 25.0, "ended before the capture began")
+
+
+def _both(*odds: Floats) -> Floats:
+    """Odds that all of several things are so, each of which is doubtful by itself."""
+    doubt = sum(1 / np.maximum(each, 1e-9) for each in odds)
+    both: Floats = 1 / np.asarray(doubt)
+    return both
 
 
 def _after_outage(
