@@ -57,7 +57,13 @@ def weigh_ends(
         "open when its process sent its last span, long before the capture's end",
     )
     # It answered after its last export: that batch may have been refused as well.
-    case.put("export_failure", answered & ~revived, 25.0, "its process exported nothing after it")
+    refused = answered & ~revived
+    case.put(
+        "export_failure",
+        refused,
+        _both(np.full(exits.size, 8.0), odds)[refused],
+        "its process exported nothing after it",
+    )
     text = "answered after an outage, by a process that exported nothing"
     case.put("export_failure", revived, 6.0, text)
     late = ~lifetimes.exited & (after > 0)

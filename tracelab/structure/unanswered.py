@@ -8,6 +8,7 @@ import polars as pl
 from tracelab.structure.boundaries import usual_boundaries
 from tracelab.structure.pauses import MOST_PAUSED, find_pauses
 from tracelab.structure.skeleton import CLIENT, CONSUMER, FAR, SERVER, Bools, Floats, Ints, Skeleton
+from tracelab.structure.spells import find_spells
 from tracelab.structure.spine import CROSSINGS, take_rows
 
 MIN_ANSWERED: Final = 0.9
@@ -64,7 +65,9 @@ def unanswered_calls(
     told = (
         (to >= 0) & (to != skeleton.service[open_calls]) & orphans_within(skeleton, open_calls, to)
     )
-    usual |= find_pauses(skeleton, clients)[open_calls] & replied
+    ceased = find_pauses(skeleton, clients)
+    ceased |= find_spells(skeleton, clients, np.where(callee >= 0, skeleton.op_service[callee], -1))
+    usual |= ceased[open_calls] & replied
     firm = usual | (told & (good[code] >= 3))
     keep = (good[code] >= 3) & (to >= 0) & (firm | skeleton.column("answered")[open_calls])
     keep &= ~_answered_astray(skeleton, open_calls, callee[code])
