@@ -13,6 +13,28 @@ MIN_ODDS: Final = 0.5
 orphan is not called a defect without better evidence."""
 
 
+def both(*odds: Floats | float) -> Floats:
+    """Return the odds that all of several things are so, each of which is doubtful by itself.
+
+    Parameters
+    ----------
+    odds : ndarray of float64 or float
+        Odds of each.
+
+    Returns
+    -------
+    ndarray of float64
+        Below the least of them.
+
+    Raises
+    ------
+    ValueError
+        If the arrays differ in length.
+    """
+    doubt = sum(1 / np.maximum(each, 1e-9) for each in odds)
+    return 1 / np.asarray(doubt)
+
+
 @dataclass(slots=True)
 class Case:
     """Weights and words, gathered per missing span.
@@ -23,11 +45,14 @@ class Case:
         By cause.
     words : dict of str to ndarray of int32
         By cause, which of `texts` says why; 0 where nothing does.
+    at_edge : ndarray of bool
+        The span may have been cut off at the edge of the capture, however that lies.
     texts : list of str
         Evidence, the empty text first.
     """
 
     weights: dict[str, Floats]
+    at_edge: Bools
     words: dict[str, npt.NDArray[np.int32]] = field(default_factory=dict)
     texts: list[str] = field(default_factory=lambda: [""])
 
@@ -44,8 +69,14 @@ class Case:
         words = self.words.setdefault(cause, np.zeros(size, np.int32))
         words[rows[higher]] = len(self.texts) - 1
 
+    def put_edge(self, where: Bools, weight: Floats, text: str) -> None:
+        """Raise the weight of the capture's edge, and mark what may have been cut off there."""
+        self.at_edge |= where
+        self.put("capture_edge", where, weight, text)
+
     def copy_entries(self, to: Ints, source: Ints) -> None:
         """Give some entries the weights and words of others."""
+        self.at_edge[to] = self.at_edge[source]
         for cause, weights in self.weights.items():
             weights[to] = weights[source]
             if cause in self.words:

@@ -12,7 +12,7 @@ from typing import Final
 import numpy as np
 import polars as pl
 
-from tracelab.structure.case import MIN_ODDS, Case
+from tracelab.structure.case import Case
 from tracelab.structure.censoring import cut_odds
 from tracelab.structure.ends import weigh_ends
 from tracelab.structure.gaps import ALONE, BETWEEN, CLOSE_BY, STEADY, find_gaps
@@ -109,18 +109,15 @@ def judge_causes(
         Never.
     """
     n = missing.row.size
-    case = Case({cause: np.full(n, _ALWAYS_POSSIBLE.get(cause, 0.02)) for cause in CAUSES})
+    case = Case(
+        {cause: np.full(n, _ALWAYS_POSSIBLE.get(cause, 0.02)) for cause in CAUSES},
+        at_edge=np.zeros(n, bool),
+    )
     cut = cut_odds(skeleton, missing)
     owners = find_owners(skeleton, missing)
     missing = replace(missing, process=owners.process)
     lifetimes = find_lifetimes(skeleton, missing)
-    weigh_ends(skeleton, missing, lifetimes, owners.odds, case)
-    case.put(
-        "capture_edge",
-        cut >= MIN_ODDS,
-        np.minimum(cut[cut >= MIN_ODDS], 40.0),
-        "spans of its service are missing near the capture's edge far oftener than elsewhere",
-    )
+    weigh_ends(skeleton, missing, lifetimes, owners.odds, cut, case)
     _sampling(separation, readings, case)
     weigh_hops(skeleton, missing, case)
     _operations(skeleton, missing, case)
@@ -154,7 +151,7 @@ def _operations(skeleton: Skeleton, missing: Missing, case: Case) -> None:
     service = skeleton.service[missing.row[mine]]
     failed = _failed_traces(skeleton)
     # What the capture's edge may have cut off was not lost by the program.
-    inner = case.weights["capture_edge"][mine] < MIN_ODDS
+    inner = ~case.at_edge[mine]
     lost = np.bincount(op[inner], minlength=n_ops)
     held = np.bincount(skeleton.op[near], minlength=n_ops)
     rate = lost / np.maximum(lost + held, 1)
@@ -313,13 +310,12 @@ def _weigh(case: Case, n: int, min_confidence: float) -> Judgement:
     said = pl.Series(case.texts, dtype=pl.String).gather(words)
     said = said.set(pl.Series(~known | (words == 0)), None)
     confidence = np.where(known, np.minimum(sure, 0.98), 1 - sure)
-    edge = weights[CAUSES.index("capture_edge")] >= MIN_ODDS
     return Judgement(
         cause=picked.set(pl.Series(~known), "unknown"),
         confidence=confidence,
         evidence=said,
         alternatives=_alternatives(weights, best, known),
-        at_edge=edge,
+        at_edge=case.at_edge,
     )
 
 
