@@ -15,7 +15,7 @@ import polars as pl
 from tracelab.structure.case import Case
 from tracelab.structure.censoring import cut_odds
 from tracelab.structure.ends import weigh_ends
-from tracelab.structure.gaps import ALONE, BETWEEN, CLOSE_BY, STEADY, find_gaps
+from tracelab.structure.gaps import ALONE, BETWEEN, CLOSE_BY, STEADY, Gaps, find_gaps
 from tracelab.structure.losses import (
     Lifetimes,
     bursts_of_loss,
@@ -24,7 +24,8 @@ from tracelab.structure.losses import (
 from tracelab.structure.missing import Missing
 from tracelab.structure.owners import find_owners
 from tracelab.structure.sampling import MIN_SEPARATION
-from tracelab.structure.skeleton import FAR, Bools, Floats, Ints, Skeleton
+from tracelab.structure.skeleton import Bools, Floats, Ints, Skeleton
+from tracelab.structure.unended import weigh_unended
 from tracelab.structure.unrecorded import weigh_hops
 
 Hints = dict[str, tuple[set[str], bool]]
@@ -120,9 +121,10 @@ def judge_causes(
     weigh_ends(skeleton, missing, lifetimes, owners.odds, cut, case)
     _sampling(separation, readings, case)
     weigh_hops(skeleton, missing, case)
-    _operations(skeleton, missing, case)
-    _exports(skeleton, missing, lifetimes, case)
-    _counters(skeleton, missing, hints, case)
+    weigh_unended(skeleton, missing, case)
+    gaps = find_gaps(skeleton, missing)
+    _exports(skeleton, missing, lifetimes, gaps, case)
+    _counters(skeleton, missing, hints, gaps, case)
     _same_span(skeleton, missing, case)
     return _weigh(case, n, min_confidence)
 
@@ -138,75 +140,6 @@ def _sampling(found: Floats, reading: list[str], case: Case) -> None:
             f"a threshold on the trace id ({name}) parts traces with the service from those "
             "without it",
         )
-
-
-def _operations(skeleton: Skeleton, missing: Missing, case: Case) -> None:
-    """One operation's parents are missing, those of others in the process are not."""
-    mine = np.flatnonzero(~missing.call & missing.local)
-    if not mine.size:
-        return
-    near = skeleton.intact[~FAR[skeleton.crossing[skeleton.intact]]]
-    n_ops, n_services = skeleton.ops.height, len(skeleton.services)
-    op = skeleton.op[missing.row[mine]]
-    service = skeleton.service[missing.row[mine]]
-    failed = _failed_traces(skeleton)
-    # What the capture's edge may have cut off was not lost by the program.
-    inner = ~case.at_edge[mine]
-    lost = np.bincount(op[inner], minlength=n_ops)
-    held = np.bincount(skeleton.op[near], minlength=n_ops)
-    rate = lost / np.maximum(lost + held, 1)
-    # Operations whose parents are always missing say nothing of how often the service loses
-    # spans for other reasons: they may have one missing parent between them.
-    usual = rate < 0.9
-    home = skeleton.op_service
-    lost_else = np.bincount(home, weights=lost * usual, minlength=n_services)
-    seen_else = np.bincount(home, weights=(lost + held) * usual, minlength=n_services)
-    other_lost = lost_else[service] - lost[op] * usual[op]
-    other_seen = seen_else[service] - (lost + held)[op] * usual[op]
-    other = other_lost / np.maximum(other_seen, 1)
-    alone = other < 0.5
-    case.put(
-        "span_never_ended",
-        mine[(lost[op] >= 3) & (rate[op] >= 0.9) & alone],
-        25.0,
-        "every local parent of this operation is missing, at any time; others are there",
-    )
-    bad, good = failed[missing.row[mine]], failed[near]
-    lost_bad = np.bincount(op[bad & inner], minlength=n_ops)
-    held_bad = np.bincount(skeleton.op[near[good]], minlength=n_ops)
-    rate_bad = lost_bad / np.maximum(lost_bad + held_bad, 1)
-    rate_good = (lost - lost_bad) / np.maximum(lost + held - lost_bad - held_bad, 1)
-    case.put(
-        "span_never_ended",
-        mine[
-            bad
-            & (lost_bad[op] >= 3)
-            & (rate_bad[op] >= 0.6)
-            & (rate_good[op] <= 0.1 * rate_bad[op])
-        ],
-        20.0,
-        "parents of this operation are missing where the trace holds an error, else not",
-    )
-    # Poisson bound: far more than the other operations of the service let expect.
-    expected = (lost + held)[op] * np.maximum(other, 1 / np.maximum(other_seen, 1))
-    case.put(
-        "span_never_ended",
-        mine[
-            (lost[op] >= 5) & (other_seen >= 50) & (lost[op] > 5 * expected + 5 * np.sqrt(expected))
-        ],
-        3.0,
-        "parents of this operation are missing far oftener than others of the service",
-    )
-
-
-def _failed_traces(skeleton: Skeleton) -> Bools:
-    """Rows of traces that hold an error."""
-    bad = skeleton.column("error").astype(bool)
-    if not bad.any():
-        return np.zeros(skeleton.n, dtype=bool)
-    traces = pl.Series(skeleton.trace)
-    failed: Bools = traces.is_in(traces.filter(pl.Series(bad)).unique().implode()).to_numpy()
-    return failed
 
 
 _GAPS: Final = tuple(
@@ -237,10 +170,11 @@ alone, long for the pace of the process, is what a refused batch leaves; a queue
 stays full for more than one batch."""
 
 
-def _exports(skeleton: Skeleton, missing: Missing, lifetimes: Lifetimes, case: Case) -> None:
+def _exports(
+    skeleton: Skeleton, missing: Missing, lifetimes: Lifetimes, gaps: Gaps, case: Case
+) -> None:
     """Stretches of time of one process in which all, or unusually many, spans are missing."""
     inside = (missing.end_high >= lifetimes.first) & (missing.end_low <= lifetimes.last)
-    gaps = find_gaps(skeleton, missing)
     for company, wide, overflow, failure, words in _GAPS:
         mine = gaps.found & inside & (gaps.company == company) & (gaps.wide == wide)
         case.put("export_failure", mine, failure, words)
@@ -285,14 +219,29 @@ def _same_span(skeleton: Skeleton, missing: Missing, case: Case) -> None:
     case.copy_entries(call, orphan)
 
 
-def _counters(skeleton: Skeleton, missing: Missing, hints: Hints, case: Case) -> None:
-    """SDKs and Collectors that counted losses of their own."""
+_TIGHT: Final = 3.0
+"""Spans that fit into a gap where it is as likely that none was lost there: chance makes gaps of
+three times the mean one time in twenty, and a batch or a full queue seldom loses less."""
+
+
+def _counters(
+    skeleton: Skeleton, missing: Missing, hints: Hints, gaps: Gaps, case: Case
+) -> None:
+    """SDKs and Collectors that counted losses of their own.
+
+    Whatever a queue or an exporter loses leaves a gap: where the process went on exporting all
+    the while, what is missing is none of what the SDK counted.
+    """
+    # Behind its last export, and before its first, a process has other reasons to be silent.
+    room = np.where(np.isinf(gaps.room), _TIGHT / 2, gaps.room) ** 2
+    fits = np.where(gaps.found, 1.0, room / (room + _TIGHT**2))
     names = {name: code for code, name in enumerate(skeleton.services)}
     for cause, (services, collector) in hints.items():
         codes = [names[name] for name in sorted(services) if name in names]
         mine = np.isin(missing.service, codes)
-        weight = 4.0 * case.weights[cause] / _ALWAYS_POSSIBLE[cause]
-        case.put(cause, mine, np.clip(weight[mine], 4.0, 40.0), "its SDK counted such losses")
+        seen = np.where(gaps.found, case.weights[cause] / _ALWAYS_POSSIBLE[cause], 1.0)
+        weight = np.clip(4.0 * seen, 4.0, 40.0) * fits
+        case.put(cause, mine, weight[mine], "its SDK counted such losses")
         if collector and not codes:
             case.put(cause, np.ones(mine.size, bool), 1.2, "the Collector counted such losses")
 

@@ -43,12 +43,17 @@ class Gaps:
         The gap is long for the pace of its process.
     company : ndarray of int64
         ALONE, CLOSE_BY, BETWEEN or STEADY.
+    room : ndarray of float64
+        How many spans of its process, at its mean pace, fit into the longest gap in which it
+        may have ended; infinite before its first and behind its last one, or where it is not
+        known.
     """
 
     found: Bools
     many: Ints
     wide: Bools
     company: Ints
+    room: Floats
 
 
 def find_gaps(skeleton: Skeleton, missing: Missing) -> Gaps:
@@ -72,7 +77,13 @@ def find_gaps(skeleton: Skeleton, missing: Missing) -> Gaps:
         Never.
     """
     n = missing.row.size
-    gaps = Gaps(np.zeros(n, bool), np.zeros(n, np.int64), np.zeros(n, bool), np.zeros(n, np.int64))
+    gaps = Gaps(
+        found=np.zeros(n, bool),
+        many=np.zeros(n, np.int64),
+        wide=np.zeros(n, bool),
+        company=np.zeros(n, np.int64),
+        room=np.full(n, np.inf),
+    )
     order = np.argsort(missing.process, kind="stable")
     codes, begin = np.unique(missing.process[order], return_index=True)
     for code, mine in zip(codes, np.split(order, begin[1:]), strict=True):
@@ -142,6 +153,7 @@ def _fill(gaps: Gaps, ends: Ints, missing: Missing, mine: Ints, once: Bools) -> 
     home = np.searchsorted(ends, (low + high) // 2) - 1
     inner = (home >= 0) & (home < ends.size - 1)
     length = np.diff(ends)
+    gaps.room[mine] = _room(ends, length, low, high)
     # An end that is known less well than the gap is long tells nothing of it.
     inner[inner] &= (high - low)[inner] <= 2 * np.maximum(length[home[inner]], 1)
     many = np.bincount(home[inner & once], minlength=length.size)
@@ -164,6 +176,19 @@ def _fill(gaps: Gaps, ends: Ints, missing: Missing, mine: Ints, once: Bools) -> 
     gaps.many[hit] = many[at[near]]
     gaps.wide[hit] = wide[at[near]]
     gaps.company[hit] = company[at[near]]
+
+
+def _room(ends: Ints, length: Ints, low: Ints, high: Ints) -> Floats:
+    """Give the longest gap that each time between two ends touches, in spans at the mean pace."""
+    first = np.searchsorted(ends, low) - 1
+    behind = np.searchsorted(ends, high)
+    inner = (first >= 0) & (behind < ends.size)
+    # `reduceat` takes pairs: from the first gap that is touched to the one behind the last.
+    bounds = np.stack([first, np.maximum(behind, first + 1)], axis=1)[inner].ravel()
+    longest = np.maximum.reduceat(np.append(length, 0), bounds)[::2] if bounds.size else bounds
+    room = np.full(low.size, np.inf)
+    room[inner] = longest / max(float(length.mean()), 1.0)
+    return room
 
 
 def _usual(length: Ints) -> Floats:

@@ -128,11 +128,13 @@ def usual_callees(skeleton: Skeleton) -> Ints:
     return most_frequent(classes[parents[answers]], skeleton.op[served[answers]], size)[0]
 
 
-def called_astray(skeleton: Skeleton, orphans: Ints) -> Bools:
+def called_astray(skeleton: Skeleton, orphans: Ints) -> Floats:
     """Tell which orphans answer a call of their trace that names them not as its answer.
 
     The call is there, nothing else answers it, and its kind of call is usually answered by this
-    very operation: what stood between the two gave a parent of its own.
+    very operation: what stood between the two gave a parent of its own. Where a trace makes
+    several such calls, the orphan may belong to one that was lost, and the answer to this one
+    may be lost as well.
 
     Parameters
     ----------
@@ -143,15 +145,16 @@ def called_astray(skeleton: Skeleton, orphans: Ints) -> Bools:
 
     Returns
     -------
-    ndarray of bool
-        Orphan by orphan.
+    ndarray of float64
+        Orphan by orphan: 0 where there is no such call, else one over the calls of its kind
+        that a trace makes.
 
     Raises
     ------
     IndexError
         If a row does not exist.
     """
-    found = np.zeros(orphans.size, bool)
+    found = np.zeros(orphans.size)
     asked = np.flatnonzero((skeleton.kind[orphans] == SERVER) & skeleton.timed[orphans])
     traces = pl.Series(skeleton.trace[orphans[asked]]).unique()
     calls = np.flatnonzero((skeleton.kind == CLIENT) & ~skeleton.served & skeleton.timed)
@@ -172,8 +175,19 @@ def called_astray(skeleton: Skeleton, orphans: Ints) -> Bools:
     entry, call = met["entry"].to_numpy(), met["call"].to_numpy()
     start = skeleton.start[orphans[entry]]
     inside = (start >= skeleton.start[call] - 5_000_000) & (start <= skeleton.end[call])
-    found[entry[inside]] = True
+    found[entry[inside]] = 1 / _calls_per_trace(skeleton, call[inside])
     return found
+
+
+def _calls_per_trace(skeleton: Skeleton, calls: Ints) -> Floats:
+    """Calls of each call's class in a trace that has any."""
+    classes = skeleton.caller_class
+    kinds = np.unique(classes[calls])
+    counted = np.zeros(int(classes.max(initial=-1)) + 1)
+    for code in kinds.tolist():
+        rows = skeleton.by_class.rows(code)
+        counted[code] = rows.size / np.unique(skeleton.trace[rows]).size
+    return counted[classes[calls]]
 
 
 def _answered_astray(skeleton: Skeleton, calls: Ints, callee: Ints) -> Bools:

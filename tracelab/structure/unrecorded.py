@@ -63,10 +63,11 @@ def weigh_hops(skeleton: Skeleton, missing: Missing, case: Case) -> None:
         1.5,
         "its only caller does not stand in the capture",
     )
+    astray = called_astray(skeleton, missing.row[remote])
     case.put(
         "uninstrumented_hop",
-        np.flatnonzero(remote)[called_astray(skeleton, missing.row[remote])],
-        12.0,
+        np.flatnonzero(remote)[astray > 0],
+        12.0 * astray[astray > 0],
         "a call of its trace that it usually answers is there: something between them gave it "
         "a parent of its own",
     )
