@@ -132,9 +132,9 @@ def called_astray(skeleton: Skeleton, orphans: Ints) -> Floats:
     """Tell which orphans answer a call of their trace that names them not as its answer.
 
     The call is there, nothing else answers it, and its kind of call is usually answered by this
-    very operation: what stood between the two gave a parent of its own. Where a trace makes
-    several such calls, the orphan may belong to one that was lost, and the answer to this one
-    may be lost as well.
+    very operation: what stood between the two gave a parent of its own. Where other calls of
+    that kind go unanswered, the orphan may belong to one that was lost, and the answer to this
+    one may be lost as well.
 
     Parameters
     ----------
@@ -146,8 +146,8 @@ def called_astray(skeleton: Skeleton, orphans: Ints) -> Floats:
     Returns
     -------
     ndarray of float64
-        Orphan by orphan: 0 where there is no such call, else one over the calls of its kind
-        that a trace makes.
+        Orphan by orphan: 0 where there is no such call, else how far it is from chance: 1
+        where no other call of its kind goes unanswered, a half where one in a hundred does.
 
     Raises
     ------
@@ -175,19 +175,21 @@ def called_astray(skeleton: Skeleton, orphans: Ints) -> Floats:
     entry, call = met["entry"].to_numpy(), met["call"].to_numpy()
     start = skeleton.start[orphans[entry]]
     inside = (start >= skeleton.start[call] - 5_000_000) & (start <= skeleton.end[call])
-    found[entry[inside]] = 1 / _calls_per_trace(skeleton, call[inside])
+    entry, call = entry[inside], np.unique(call[inside], return_inverse=True)
+    found[entry] = _apart_from_losses(skeleton, *call)
     return found
 
 
-def _calls_per_trace(skeleton: Skeleton, calls: Ints) -> Floats:
-    """Calls of each call's class in a trace that has any."""
+def _apart_from_losses(skeleton: Skeleton, calls: Ints, which: Ints) -> Floats:
+    """Weigh, call by call, how seldom others of its class go unanswered."""
     classes = skeleton.caller_class
-    kinds = np.unique(classes[calls])
-    counted = np.zeros(int(classes.max(initial=-1)) + 1)
-    for code in kinds.tolist():
-        rows = skeleton.by_class.rows(code)
-        counted[code] = rows.size / np.unique(skeleton.trace[rows]).size
-    return counted[classes[calls]]
+    size = int(classes.max(initial=-1)) + 1
+    own = np.bincount(classes[calls], minlength=size)
+    every = np.flatnonzero((skeleton.kind == CLIENT) & skeleton.timed)
+    many = np.bincount(classes[every], minlength=size) - own
+    lost = np.bincount(classes[every[~skeleton.served[every]]], minlength=size) - own
+    seldom: Floats = 1 / (1 + 100 * lost / np.maximum(many, 1))
+    return seldom[classes[calls]][which]
 
 
 def _answered_astray(skeleton: Skeleton, calls: Ints, callee: Ints) -> Bools:
