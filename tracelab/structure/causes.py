@@ -219,9 +219,10 @@ def _same_span(skeleton: Skeleton, missing: Missing, case: Case) -> None:
     case.copy_entries(call, orphan)
 
 
-_TIGHT: Final = 3.0
+_TIGHT: Final = {"queue_overflow": 3.0, "export_failure": 6.0}
 """Spans that fit into a gap where it is as likely that none was lost there: chance makes gaps of
-three times the mean one time in twenty, and a batch or a full queue seldom loses less."""
+three times the mean one time in twenty. A full queue often loses but a few, a refused batch
+seldom less than a dozen."""
 
 
 def _counters(
@@ -232,13 +233,14 @@ def _counters(
     Whatever a queue or an exporter loses leaves a gap: where the process went on exporting all
     the while, what is missing is none of what the SDK counted.
     """
-    # Behind its last export, and before its first, a process has other reasons to be silent.
-    room = np.where(np.isinf(gaps.room), _TIGHT / 2, gaps.room) ** 2
-    fits = np.where(gaps.found, 1.0, room / (room + _TIGHT**2))
     names = {name: code for code, name in enumerate(skeleton.services)}
     for cause, (services, collector) in hints.items():
         codes = [names[name] for name in sorted(services) if name in names]
         mine = np.isin(missing.service, codes)
+        # Behind its last export, and before its first, a process has other reasons for silence.
+        tight = _TIGHT[cause]
+        room = np.where(np.isinf(gaps.room), tight / 2, gaps.room) ** 2
+        fits = np.where(gaps.found, 1.0, room / (room + tight**2))
         seen = np.where(gaps.found, case.weights[cause] / _ALWAYS_POSSIBLE[cause], 1.0)
         weight = np.clip(4.0 * seen, 4.0, 40.0) * fits
         case.put(cause, mine, weight[mine], "its SDK counted such losses")

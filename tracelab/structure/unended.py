@@ -75,14 +75,14 @@ def _operations(skeleton: Skeleton, missing: Missing, mine: Ints, near: Ints, ca
     )
     # Poisson bound: far more than the other operations of the service let expect.
     expected = (lost + held)[op] * np.maximum(other, 1 / np.maximum(other_seen, 1))
-    gathered = _gathered(skeleton, missing.row[mine[inner]], near)
+    timely = _timely(skeleton, missing.row[mine[inner]], near)
     case.put(
         "span_never_ended",
         mine[
             (lost[op] >= 5)
             & (other_seen >= 50)
             & (lost[op] > 5 * expected + 5 * np.sqrt(expected))
-            & ~gathered[op]
+            & ~timely[op]
         ],
         3.0,
         "parents of this operation are missing far oftener than others of the service",
@@ -106,7 +106,7 @@ def _error_paths(
     rate_good = (lost - lost_bad) / held_good
     # Where all that is left of an operation failed, nothing tells that failing is the reason.
     told = held_good >= 3
-    gathered = _gathered(skeleton, missing.row[mine[bad & inner]], near)
+    timely = _timely(skeleton, missing.row[mine[bad & inner]], near)
     case.put(
         "span_never_ended",
         mine[
@@ -115,15 +115,19 @@ def _error_paths(
             & (rate_bad[op] >= 0.6)
             & (rate_good[op] <= 0.1 * rate_bad[op])
             & told[op]
-            & ~gathered[op]
+            & ~timely[op]
         ],
         20.0,
         "parents of this operation are missing where the trace holds an error, else not",
     )
 
 
-def _gathered(skeleton: Skeleton, lost: Ints, held: Ints) -> Bools:
-    """By operation: whether its losses gather in one part of the capture, and others do not."""
+def _timely(skeleton: Skeleton, lost: Ints, held: Ints) -> Bools:
+    """By operation: whether its losses have a time of their own, which a code path has not.
+
+    They gather in one part of the capture, where others do not; or the middle halves of both do
+    not overlap in time.
+    """
     low, high = skeleton.window
 
     def parts(rows: Ints) -> Floats:
@@ -133,11 +137,22 @@ def _gathered(skeleton: Skeleton, lost: Ints, held: Ints) -> Bools:
         share: Floats = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
         return share
 
+    def middle(rows: Ints) -> pl.DataFrame:
+        start = pl.DataFrame({"op": skeleton.op[rows], "start": skeleton.start[rows]})
+        return start.group_by("op").agg(
+            early=pl.col("start").quantile(0.25), late=pl.col("start").quantile(0.75)
+        )
+
     mine, others = parts(lost), parts(held)
     fullest, every = mine.argmax(axis=1), np.arange(mine.shape[0])
     most = mine[every, fullest]
-    gathered: Bools = (most > _GATHERED) & (most > 2 * others[every, fullest])
-    return gathered
+    timely: Bools = (most > _GATHERED) & (most > 2 * others[every, fullest])
+    seen = np.isin(skeleton.op[held], np.unique(skeleton.op[lost]))
+    apart = middle(lost).join(middle(held[seen]), on="op", suffix="_held").filter(
+        (pl.col("early") > pl.col("late_held")) | (pl.col("late") < pl.col("early_held"))
+    )
+    timely[apart["op"].to_numpy()] = True
+    return timely
 
 
 def _failed_traces(skeleton: Skeleton) -> Bools:
