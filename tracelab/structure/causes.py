@@ -12,17 +12,14 @@ from typing import Final
 import numpy as np
 import polars as pl
 
+from tracelab.structure.bursts import scattered_losses
 from tracelab.structure.case import Case
 from tracelab.structure.censoring import cut_odds
 from tracelab.structure.ends import weigh_ends
 from tracelab.structure.gaps import ALONE, BETWEEN, CLOSE_BY, STEADY, Gaps, find_gaps
-from tracelab.structure.losses import (
-    Lifetimes,
-    bursts_of_loss,
-    find_lifetimes,
-)
+from tracelab.structure.losses import Lifetimes, find_lifetimes
 from tracelab.structure.missing import Missing
-from tracelab.structure.owners import find_owners
+from tracelab.structure.owners import Owners, find_owners
 from tracelab.structure.sampling import MIN_SEPARATION
 from tracelab.structure.skeleton import Bools, Floats, Ints, Skeleton
 from tracelab.structure.unended import weigh_unended
@@ -123,7 +120,7 @@ def judge_causes(
     weigh_hops(skeleton, missing, case)
     weigh_unended(skeleton, missing, case)
     gaps = find_gaps(skeleton, missing)
-    _exports(skeleton, missing, lifetimes, gaps, case)
+    _exports(skeleton, missing, owners, lifetimes, gaps, case)
     _counters(skeleton, missing, hints, gaps, case)
     _same_span(skeleton, missing, case)
     return _weigh(case, n, min_confidence)
@@ -171,7 +168,12 @@ stays full for more than one batch."""
 
 
 def _exports(
-    skeleton: Skeleton, missing: Missing, lifetimes: Lifetimes, gaps: Gaps, case: Case
+    skeleton: Skeleton,
+    missing: Missing,
+    owners: Owners,
+    lifetimes: Lifetimes,
+    gaps: Gaps,
+    case: Case,
 ) -> None:
     """Stretches of time of one process in which all, or unusually many, spans are missing."""
     inside = (missing.end_high >= lifetimes.first) & (missing.end_low <= lifetimes.last)
@@ -179,12 +181,13 @@ def _exports(
         mine = gaps.found & inside & (gaps.company == company) & (gaps.wide == wide)
         case.put("export_failure", mine, failure, words)
         case.put("queue_overflow", mine, overflow, words)
-    burst = bursts_of_loss(skeleton, missing)
+    scattered = scattered_losses(skeleton, missing, owners)
+    burst = (scattered >= 1) & inside
     case.put(
         "queue_overflow",
-        burst & ~gaps.found & inside,
-        1.5,
-        "its process lost spans of several operations in a short time, and exported others",
+        burst,
+        np.minimum(2 * scattered[burst], 20.0),
+        "its process lost spans of several operations in a short time, and exported others between",
     )
 
 
