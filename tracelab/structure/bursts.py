@@ -4,7 +4,7 @@ from typing import Final
 
 import numpy as np
 
-from tracelab.structure.gaps import distinct_entries, ends_of
+from tracelab.structure.gaps import CHANCE, distinct_entries, ends_of
 from tracelab.structure.missing import Missing
 from tracelab.structure.owners import Owners
 from tracelab.structure.skeleton import Bools, Floats, Ints, Skeleton
@@ -26,7 +26,9 @@ _LEAST: Final = 3
 """Least spans of which a burst is made."""
 
 
-def scattered_losses(skeleton: Skeleton, missing: Missing, owners: Owners) -> Floats:
+def scattered_losses(
+    skeleton: Skeleton, missing: Missing, owners: Owners, explained: Bools
+) -> Floats:
     """Weigh, for spans lost in bursts, that they were lost in several gaps and not in one.
 
     A lost batch leaves one gap in the ends of its process, and the spans in it end there. A
@@ -41,6 +43,8 @@ def scattered_losses(skeleton: Skeleton, missing: Missing, owners: Owners) -> Fl
         What is missing, with its likely process.
     owners : Owners
         How likely that is.
+    explained : ndarray of bool
+        What has a cause that lies in its operation or service; it is passed over.
 
     Returns
     -------
@@ -53,7 +57,7 @@ def scattered_losses(skeleton: Skeleton, missing: Missing, owners: Owners) -> Fl
         Never.
     """
     weight = np.zeros(missing.row.size)
-    sure = np.flatnonzero(owners.odds >= _SURE)
+    sure = np.flatnonzero((owners.odds >= _SURE) & ~explained)
     sure = sure[np.argsort(missing.process[sure], kind="stable")]
     codes, begin = np.unique(missing.process[sure], return_index=True)
     for code, mine in zip(codes.tolist(), np.split(sure, begin[1:]), strict=False):
@@ -66,19 +70,22 @@ def scattered_losses(skeleton: Skeleton, missing: Missing, owners: Owners) -> Fl
 
 
 def _bursts(ends: Ints, missing: Missing, mine: Ints, once: Bools) -> list[Ints]:
-    """Runs of losses that are denser than those elsewhere, of more than one operation."""
+    """Find runs of losses that are denser than elsewhere, of more than one operation."""
     when = (missing.end_low[mine] + missing.end_high[mine]) // 2
     order = np.argsort(when, kind="stable")
     place = np.searchsorted(ends, when[order])
     lost = int(once.sum())
     found = []
-    for run in np.split(order, np.flatnonzero(np.diff(place) > _REACH) + 1):
+    runs = np.split(order, np.flatnonzero(np.diff(place) > _REACH) + 1)
+    for run in runs:
         many, around = int(once[run].sum()), int(np.ptp(np.searchsorted(ends, when[run])))
         if many < _LEAST or np.unique(missing.op[mine[run]]).size < 2:
             continue
         others = lost - many + 1
         due = (many + around) * others / (others + max(ends.size - around, 0))
-        if many > 2 * due + 3 * np.sqrt(due):
+        # Chernoff's bound of the Poisson tail, for as many runs as there are.
+        bound = due - many + many * np.log(many / due)
+        if many > due and bound > np.log(len(runs) / CHANCE):
             found.append(np.sort(mine[run]))
     return found
 

@@ -1,5 +1,6 @@
 """What speaks for each cause of each missing span: weights, and the words that say why."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -73,6 +74,11 @@ class Case:
         """Raise the weight of the capture's edge, and mark what may have been cut off there."""
         self.at_edge |= where
         self.put("capture_edge", where, weight, text)
+
+    def strongest(self, causes: Iterable[str]) -> Floats:
+        """Return the highest weight of some causes, entry by entry."""
+        highest: Floats = np.max([self.weights[cause] for cause in causes], axis=0)
+        return highest
 
     def copy_entries(self, to: Ints, source: Ints) -> None:
         """Give some entries the weights and words of others."""

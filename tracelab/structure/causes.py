@@ -19,7 +19,7 @@ from tracelab.structure.ends import weigh_ends
 from tracelab.structure.gaps import ALONE, BETWEEN, CLOSE_BY, STEADY, Gaps, find_gaps
 from tracelab.structure.losses import Lifetimes, find_lifetimes
 from tracelab.structure.missing import Missing
-from tracelab.structure.owners import Owners, find_owners
+from tracelab.structure.owners import find_owners
 from tracelab.structure.sampling import MIN_SEPARATION
 from tracelab.structure.skeleton import Bools, Floats, Ints, Skeleton
 from tracelab.structure.unended import weigh_unended
@@ -36,6 +36,12 @@ CAUSES: Final = (
     "sampled_out",
     "uninstrumented_hop",
 )
+
+_PATTERNS: Final = ("span_never_ended", "sampled_out", "uninstrumented_hop")
+"""Causes that lie in an operation or a service, whatever its processes export."""
+
+_EXPLAINED: Final = 5.0
+"""Weight of such a cause from which a missing span is no sign that its process lost others."""
 
 _ALWAYS_POSSIBLE: Final = {
     "queue_overflow": 0.15,
@@ -119,8 +125,16 @@ def judge_causes(
     _sampling(separation, readings, case)
     weigh_hops(skeleton, missing, case)
     weigh_unended(skeleton, missing, case)
-    gaps = find_gaps(skeleton, missing)
-    _exports(skeleton, missing, owners, lifetimes, gaps, case)
+    explained = case.strongest(_PATTERNS) >= _EXPLAINED
+    gaps = find_gaps(skeleton, missing, explained)
+    _exports(skeleton, missing, gaps, lifetimes, case)
+    scattered = scattered_losses(skeleton, missing, owners, explained)
+    case.put(
+        "queue_overflow",
+        scattered >= 1,
+        np.minimum(2 * scattered[scattered >= 1], 20.0),
+        "its process lost spans of several operations in a short time, and exported others between",
+    )
     _counters(skeleton, missing, hints, gaps, case)
     _same_span(skeleton, missing, case)
     return _weigh(case, n, min_confidence)
@@ -168,12 +182,7 @@ stays full for more than one batch."""
 
 
 def _exports(
-    skeleton: Skeleton,
-    missing: Missing,
-    owners: Owners,
-    lifetimes: Lifetimes,
-    gaps: Gaps,
-    case: Case,
+    skeleton: Skeleton, missing: Missing, gaps: Gaps, lifetimes: Lifetimes, case: Case
 ) -> None:
     """Stretches of time of one process in which all, or unusually many, spans are missing."""
     inside = (missing.end_high >= lifetimes.first) & (missing.end_low <= lifetimes.last)
@@ -181,14 +190,6 @@ def _exports(
         mine = gaps.found & inside & (gaps.company == company) & (gaps.wide == wide)
         case.put("export_failure", mine, failure, words)
         case.put("queue_overflow", mine, overflow, words)
-    scattered = scattered_losses(skeleton, missing, owners)
-    burst = (scattered >= 1) & inside
-    case.put(
-        "queue_overflow",
-        burst,
-        np.minimum(2 * scattered[burst], 20.0),
-        "its process lost spans of several operations in a short time, and exported others between",
-    )
 
 
 def _same_span(skeleton: Skeleton, missing: Missing, case: Case) -> None:
@@ -228,9 +229,7 @@ three times the mean one time in twenty. A full queue often loses but a few, a r
 seldom less than a dozen."""
 
 
-def _counters(
-    skeleton: Skeleton, missing: Missing, hints: Hints, gaps: Gaps, case: Case
-) -> None:
+def _counters(skeleton: Skeleton, missing: Missing, hints: Hints, gaps: Gaps, case: Case) -> None:
     """SDKs and Collectors that counted losses of their own.
 
     Whatever a queue or an exporter loses leaves a gap: where the process went on exporting all

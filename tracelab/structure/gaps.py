@@ -56,7 +56,7 @@ class Gaps:
     room: Floats
 
 
-def find_gaps(skeleton: Skeleton, missing: Missing) -> Gaps:
+def find_gaps(skeleton: Skeleton, missing: Missing, explained: Bools) -> Gaps:
     """Find for each missing span the gap in its process's exports in which it ended.
 
     Parameters
@@ -65,6 +65,9 @@ def find_gaps(skeleton: Skeleton, missing: Missing) -> Gaps:
         The capture.
     missing : Missing
         What is missing, with its likely process.
+    explained : ndarray of bool
+        What has a cause that lies in its operation or service: it may end anywhere, and is in
+        no gap.
 
     Returns
     -------
@@ -89,7 +92,9 @@ def find_gaps(skeleton: Skeleton, missing: Missing) -> Gaps:
     for code, mine in zip(codes, np.split(order, begin[1:]), strict=True):
         if code >= 0:
             once = np.isin(mine, distinct_entries(skeleton, missing, mine))
+            once &= ~explained[mine]
             _fill(gaps, ends_of(skeleton, int(code)), missing, mine, once)
+    gaps.found[explained] = False
     return gaps
 
 
@@ -159,7 +164,7 @@ def _fill(gaps: Gaps, ends: Ints, missing: Missing, mine: Ints, once: Bools) -> 
     many = np.bincount(home[inner & once], minlength=length.size)
     usual = _usual(length)
     wide = _wide(length, usual)
-    lost = int(once.sum())
+    lost = max(int(once.sum()), 1)
     share = lost / (lost + ends.size)
     enough = max(3.0, np.log(ends.size / CHANCE) / -np.log(share))
     chosen = np.flatnonzero((many >= enough) | (wide & (many >= 2)))

@@ -99,9 +99,7 @@ def find_owners(skeleton: Skeleton, missing: Missing) -> Owners:
     return Owners(process, odds)
 
 
-def _losses_due(
-    skeleton: Skeleton, missing: Missing, mine: Ints, rival: dict[str, int]
-) -> Floats:
+def _losses_due(skeleton: Skeleton, missing: Missing, mine: Ints, rival: dict[str, int]) -> Floats:
     """Spans that a process may have lost per second at each entry's time; 0 where it was gone."""
     low, high = skeleton.window
     first, last, begun = rival["first"], rival["last"], skeleton.start[missing.row[mine]]

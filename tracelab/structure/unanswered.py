@@ -175,12 +175,12 @@ def called_astray(skeleton: Skeleton, orphans: Ints) -> Floats:
     entry, call = met["entry"].to_numpy(), met["call"].to_numpy()
     start = skeleton.start[orphans[entry]]
     inside = (start >= skeleton.start[call] - 5_000_000) & (start <= skeleton.end[call])
-    entry, call = entry[inside], np.unique(call[inside], return_inverse=True)
-    found[entry] = _apart_from_losses(skeleton, *call)
+    distinct, which = np.unique(call[inside], return_inverse=True)
+    found[entry[inside]] = _apart_from_losses(skeleton, distinct)[which]
     return found
 
 
-def _apart_from_losses(skeleton: Skeleton, calls: Ints, which: Ints) -> Floats:
+def _apart_from_losses(skeleton: Skeleton, calls: Ints) -> Floats:
     """Weigh, call by call, how seldom others of its class go unanswered."""
     classes = skeleton.caller_class
     size = int(classes.max(initial=-1)) + 1
@@ -189,7 +189,7 @@ def _apart_from_losses(skeleton: Skeleton, calls: Ints, which: Ints) -> Floats:
     many = np.bincount(classes[every], minlength=size) - own
     lost = np.bincount(classes[every[~skeleton.served[every]]], minlength=size) - own
     seldom: Floats = 1 / (1 + 100 * lost / np.maximum(many, 1))
-    return seldom[classes[calls]][which]
+    return seldom[classes[calls]]
 
 
 def _answered_astray(skeleton: Skeleton, calls: Ints, callee: Ints) -> Bools:

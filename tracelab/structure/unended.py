@@ -148,8 +148,10 @@ def _timely(skeleton: Skeleton, lost: Ints, held: Ints) -> Bools:
     most = mine[every, fullest]
     timely: Bools = (most > _GATHERED) & (most > 2 * others[every, fullest])
     seen = np.isin(skeleton.op[held], np.unique(skeleton.op[lost]))
-    apart = middle(lost).join(middle(held[seen]), on="op", suffix="_held").filter(
-        (pl.col("early") > pl.col("late_held")) | (pl.col("late") < pl.col("early_held"))
+    apart = (
+        middle(lost)
+        .join(middle(held[seen]), on="op", suffix="_held")
+        .filter((pl.col("early") > pl.col("late_held")) | (pl.col("late") < pl.col("early_held")))
     )
     timely[apart["op"].to_numpy()] = True
     return timely
