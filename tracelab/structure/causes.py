@@ -40,7 +40,7 @@ CAUSES: Final = (
 _PATTERNS: Final = ("span_never_ended", "sampled_out", "uninstrumented_hop")
 """Causes that lie in an operation or a service, whatever its processes export."""
 
-_EXPLAINED: Final = 5.0
+_EXPLAINED: Final = 8.0
 """Weight of such a cause from which a missing span is no sign that its process lost others."""
 
 _ALWAYS_POSSIBLE: Final = {
@@ -160,12 +160,12 @@ _GAPS: Final = tuple(
         (
             CLOSE_BY,
             "its process lost all spans for a while, and again soon after or before",
-            ((3.0, 1.0), (3.0, 2.8)),
+            ((5.0, 1.0), (3.0, 2.8)),
         ),
         (
             BETWEEN,
             "its process lost all spans for a while, again and again",
-            ((4.0, 2.0), (4.0, 2.0)),
+            ((10.0, 1.5), (10.0, 1.5)),
         ),
         (
             STEADY,

@@ -1,5 +1,7 @@
 """Missing spans at an end: of the capture, or of the process that they belong to."""
 
+from typing import Final
+
 import numpy as np
 
 from tracelab.structure.case import MIN_ODDS, Case, both
@@ -9,6 +11,10 @@ from tracelab.structure.missing import Missing
 from tracelab.structure.raggedness import measure_edges
 from tracelab.structure.skeleton import FAR, Bools, Floats, Ints, Skeleton
 from tracelab.structure.spine import INTACT
+
+_LEAST_SHARE: Final = 0.02
+"""Least share of the time in which a span may have ended beyond an edge, from which it may have
+been cut off there."""
 
 
 def weigh_ends(
@@ -87,7 +93,12 @@ def _weigh_edges(
         both(np.minimum(cut, 40.0), ragged)[cut >= MIN_ODDS],
         "spans of its service are missing near the capture's edge far oftener than elsewhere",
     )
-    late = ~lifetimes.exited & (_share_after(missing, lifetimes.last) > 0)
+    beyond = _share_after(missing, lifetimes.last)
+    late = ~lifetimes.exited & (beyond >= _LEAST_SHARE)
+    weight = np.maximum(
+        both(_edge_weight(beyond), end.odds),
+        _edge_weight(_share_after(missing, np.asarray(end.moment))),
+    )
     # A server span is over with its call, but a batch waits some seconds for its export.
     for where, text in (
         (
@@ -96,8 +107,6 @@ def _weigh_edges(
         ),
         (late & ~missing.call, "still open when the capture stopped"),
     ):
-        own = both(25 * _share_after(missing, lifetimes.last), end.odds)
-        weight = np.maximum(own, 25 * _share_after(missing, np.asarray(end.moment)))
         case.put_edge(where, weight[where], text)
     # Durations have long tails: a slow span may have been open still.
     likelier = np.minimum(open_odds(skeleton, missing, lifetimes), 10.0)
@@ -109,15 +118,24 @@ def _weigh_edges(
     case.put_edge(likely, both(likelier, begin.odds)[likely], text)
     # What was exported before the capture began ended before the first export in it.
     begun = missing.end_low <= skeleton.window[0] + EXPORT_DELAY_NS
-    early = begun & (_share_before(missing, lifetimes.first) > 0)
+    before = _share_before(missing, lifetimes.first)
+    early = begun & (before >= _LEAST_SHARE)
     early |= missing.end_low < skeleton.window[0]
-    own = both(25 * _share_before(missing, lifetimes.first), begin.odds)
-    weight = np.maximum(own, 25 * _share_before(missing, np.asarray(begin.moment)))
+    weight = np.maximum(
+        both(_edge_weight(before), begin.odds),
+        _edge_weight(_share_before(missing, np.asarray(begin.moment))),
+    )
     for where, text in (
         (early & missing.call, "over before its process exported anything here"),
         (early & ~missing.call, "ended before the capture began"),
     ):
         case.put_edge(where, weight[where], text)
+
+
+def _edge_weight(share: Floats) -> Floats:
+    """Weigh the edge by the odds that the span ended beyond it: there every span is missing."""
+    weight: Floats = np.minimum(8 * share / np.maximum(1 - share, 1e-9), 25.0)
+    return weight
 
 
 def _share_after(missing: Missing, moment: Ints) -> Floats:

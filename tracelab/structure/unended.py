@@ -84,7 +84,7 @@ def _operations(skeleton: Skeleton, missing: Missing, mine: Ints, near: Ints, ca
             & (lost[op] > 5 * expected + 5 * np.sqrt(expected))
             & ~timely[op]
         ],
-        3.0,
+        6.0,
         "parents of this operation are missing far oftener than others of the service",
     )
 

@@ -76,7 +76,7 @@ def weigh_hops(skeleton: Skeleton, missing: Missing, case: Case) -> None:
     case.put(
         "uninstrumented_hop",
         remote & (lost_op[op] >= 8) & (rate[op] > 4 * usual[op] + 0.1),
-        3.0,
+        5.0,
         "callers of this operation are missing far oftener than other spans",
     )
     here = _caller_loss(skeleton, missing, remote)
