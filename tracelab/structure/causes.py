@@ -20,6 +20,7 @@ from tracelab.structure.gaps import ALONE, BETWEEN, CLOSE_BY, STEADY, Gaps, find
 from tracelab.structure.losses import Lifetimes, find_lifetimes
 from tracelab.structure.missing import Missing
 from tracelab.structure.owners import find_owners
+from tracelab.structure.raggedness import measure_edges
 from tracelab.structure.sampling import MIN_SEPARATION
 from tracelab.structure.skeleton import Bools, Floats, Ints, Skeleton
 from tracelab.structure.unended import weigh_unended
@@ -118,10 +119,11 @@ def judge_causes(
         at_edge=np.zeros(n, bool),
     )
     cut = cut_odds(skeleton, missing)
-    owners = find_owners(skeleton, missing)
+    edges = measure_edges(skeleton)
+    owners = find_owners(skeleton, missing, edges[0])
     missing = replace(missing, process=owners.process)
     lifetimes = find_lifetimes(skeleton, missing)
-    weigh_ends(skeleton, missing, lifetimes, owners.odds, cut, case)
+    weigh_ends(skeleton, missing, lifetimes, owners.odds, cut, edges, case)
     _sampling(separation, readings, case)
     weigh_hops(skeleton, missing, case)
     weigh_unended(skeleton, missing, case)

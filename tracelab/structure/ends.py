@@ -8,7 +8,7 @@ from tracelab.structure.case import MIN_ODDS, Case, both
 from tracelab.structure.censoring import open_odds, over_odds
 from tracelab.structure.losses import EXPORT_DELAY_NS, Lifetimes
 from tracelab.structure.missing import Missing
-from tracelab.structure.raggedness import measure_edges
+from tracelab.structure.raggedness import Edge
 from tracelab.structure.skeleton import FAR, Bools, Floats, Ints, Skeleton
 from tracelab.structure.spine import INTACT
 
@@ -23,6 +23,7 @@ def weigh_ends(
     lifetimes: Lifetimes,
     odds: Floats,
     cut: Floats,
+    edges: tuple[Edge, Edge],
     case: Case,
 ) -> None:
     """Weigh whether the span ended after its process's last exported one, or before the first.
@@ -39,6 +40,8 @@ def weigh_ends(
         That this is its process.
     cut : ndarray of float64
         Odds that it lies in a batch that was cut off, from `cut_odds`.
+    edges : tuple of Edge
+        Begin and end of the capture, from `measure_edges`.
     case : Case
         Weights and words, changed here.
 
@@ -78,14 +81,19 @@ def weigh_ends(
     )
     text = "answered after an outage, by a process that exported nothing"
     case.put("export_failure", revived, 6.0, text)
-    _weigh_edges(skeleton, missing, lifetimes, cut, case)
+    _weigh_edges(skeleton, missing, lifetimes, cut, edges, case)
 
 
 def _weigh_edges(
-    skeleton: Skeleton, missing: Missing, lifetimes: Lifetimes, cut: Floats, case: Case
+    skeleton: Skeleton,
+    missing: Missing,
+    lifetimes: Lifetimes,
+    cut: Floats,
+    edges: tuple[Edge, Edge],
+    case: Case,
 ) -> None:
     """Weigh whether a span was open when the capture stopped, or over before it began."""
-    begin, end = measure_edges(skeleton)
+    begin, end = edges
     middle = sum(skeleton.window) / 2
     ragged = np.where((missing.end_low + missing.end_high) / 2 < middle, begin.odds, end.odds)
     case.put_edge(

@@ -10,6 +10,7 @@ import polars as pl
 from tracelab.structure.gaps import ends_of
 from tracelab.structure.losses import EXPORT_DELAY_NS, process_table
 from tracelab.structure.missing import Missing
+from tracelab.structure.raggedness import Edge
 from tracelab.structure.skeleton import Bools, Floats, Ints, Skeleton
 
 _CLOCK_NS: Final = 50_000_000
@@ -48,7 +49,7 @@ class Owners:
     odds: Floats
 
 
-def find_owners(skeleton: Skeleton, missing: Missing) -> Owners:
+def find_owners(skeleton: Skeleton, missing: Missing, begin: Edge) -> Owners:
     """Weigh the processes of each missing span's service.
 
     A process is as likely as the spans that it may have lost at that moment are many: its pace,
@@ -62,6 +63,9 @@ def find_owners(skeleton: Skeleton, missing: Missing) -> Owners:
         The capture.
     missing : Missing
         What is missing.
+    begin : Edge
+        The begin of the capture: where it is ragged, a process may have lived before its first
+        export there.
 
     Returns
     -------
@@ -86,7 +90,10 @@ def find_owners(skeleton: Skeleton, missing: Missing) -> Owners:
             continue
         codes = rivals["process"].to_numpy()
         scores = np.stack(
-            [_losses_due(skeleton, missing, mine, rival) for rival in rivals.iter_rows(named=True)]
+            [
+                _losses_due(skeleton, missing, mine, rival, begin)
+                for rival in rivals.iter_rows(named=True)
+            ]
         )
         scores *= np.where(codes[:, None] == missing.process[mine], stays[service], 1.0)
         best = scores.argmax(0)
@@ -99,7 +106,9 @@ def find_owners(skeleton: Skeleton, missing: Missing) -> Owners:
     return Owners(process, odds)
 
 
-def _losses_due(skeleton: Skeleton, missing: Missing, mine: Ints, rival: dict[str, int]) -> Floats:
+def _losses_due(
+    skeleton: Skeleton, missing: Missing, mine: Ints, rival: dict[str, int], begin: Edge
+) -> Floats:
     """Spans that a process may have lost per second at each entry's time; 0 where it was gone."""
     low, high = skeleton.window
     first, last, begun = rival["first"], rival["last"], skeleton.start[missing.row[mine]]
@@ -112,8 +121,8 @@ def _losses_due(skeleton: Skeleton, missing: Missing, mine: Ints, rival: dict[st
     after = np.where(at < ends.size, ends[np.minimum(at, ends.size - 1)], high)
     opening = first <= low + EXPORT_DELAY_NS
     early = (middle < first) & opening
-    alive = (begun >= rival["start"] - _CLOCK_NS) | early
-    alive &= ~missing.call[mine] | (begun <= rival["called_until"])
+    alive = np.where(early, begin.odds / (1 + begin.odds), begun >= rival["start"] - _CLOCK_NS)
+    alive *= ~missing.call[mine] | (begun <= rival["called_until"])
     # Behind its last export it lived for as long as a batch waits, at most.
     over = np.clip((begun - last) / EXPORT_DELAY_NS, 0, 1)
     silent = np.exp(-np.clip((after - before) * pace, 0, 50))

@@ -73,9 +73,10 @@ def weigh_hops(skeleton: Skeleton, missing: Missing, case: Case) -> None:
     )
     rate = lost_op / np.maximum(lost_op + held_op, 1)
     usual = _usual_loss(skeleton, missing, lost_op, held_op)
+    often = remote & (lost_op[op] >= 8) & (rate[op] > 4 * usual[op] + 0.1)
     case.put(
         "uninstrumented_hop",
-        remote & (lost_op[op] >= 8) & (rate[op] > 4 * usual[op] + 0.1),
+        often & _mixed(skeleton, missing.row, op, often, far),
         5.0,
         "callers of this operation are missing far oftener than other spans",
     )
@@ -108,7 +109,7 @@ def _mixed(skeleton: Skeleton, rows: Ints, op: Ints, asked: Bools, far: Ints) ->
         lost = np.argsort(start, kind="stable") < mine.sum()
         a, b = int(mine.sum()), held.size
         due = 1 + 2 * a * b / (a + b)
-        spread = np.sqrt((due - 1) * max(due - 2, 0) / (a + b - 1))
+        spread = np.sqrt((due - 1) * max(due - 2, 0) / max(a + b - 1, 1))
         mixed[mine] = 1 + (lost[1:] != lost[:-1]).sum() >= due - 4 * spread
     return mixed
 
