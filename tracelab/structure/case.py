@@ -46,14 +46,14 @@ class Case:
         By cause.
     words : dict of str to ndarray of int32
         By cause, which of `texts` says why; 0 where nothing does.
-    at_edge : ndarray of bool
-        The span may have been cut off at the edge of the capture, however that lies.
+    cut_off : ndarray of float64
+        Weight of the capture's edge if that is ragged.
     texts : list of str
         Evidence, the empty text first.
     """
 
     weights: dict[str, Floats]
-    at_edge: Bools
+    cut_off: Floats
     words: dict[str, npt.NDArray[np.int32]] = field(default_factory=dict)
     texts: list[str] = field(default_factory=lambda: [""])
 
@@ -70,10 +70,16 @@ class Case:
         words = self.words.setdefault(cause, np.zeros(size, np.int32))
         words[rows[higher]] = len(self.texts) - 1
 
-    def put_edge(self, where: Bools, weight: Floats, text: str) -> None:
-        """Raise the weight of the capture's edge, and mark what may have been cut off there."""
-        self.at_edge |= where
-        self.put("capture_edge", where, weight, text)
+    @property
+    def at_edge(self) -> Bools:
+        """What may have been cut off at the edge of the capture, however that lies."""
+        edge: Bools = self.cut_off >= MIN_ODDS
+        return edge
+
+    def put_edge(self, where: Bools, ragged: Floats, weight: Floats, text: str) -> None:
+        """Raise the weight of the capture's edge: where that is ragged, and as it is."""
+        self.cut_off[where] = np.maximum(self.cut_off[where], ragged[where])
+        self.put("capture_edge", where, weight[where], text)
 
     def strongest(self, causes: Iterable[str]) -> Floats:
         """Return the highest weight of some causes, entry by entry."""
@@ -82,7 +88,7 @@ class Case:
 
     def copy_entries(self, to: Ints, source: Ints) -> None:
         """Give some entries the weights and words of others."""
-        self.at_edge[to] = self.at_edge[source]
+        self.cut_off[to] = self.cut_off[source]
         for cause, weights in self.weights.items():
             weights[to] = weights[source]
             if cause in self.words:

@@ -116,7 +116,7 @@ def judge_causes(
     n = missing.row.size
     case = Case(
         {cause: np.full(n, _ALWAYS_POSSIBLE.get(cause, 0.02)) for cause in CAUSES},
-        at_edge=np.zeros(n, bool),
+        cut_off=np.zeros(n),
     )
     cut = cut_odds(skeleton, missing)
     edges = measure_edges(skeleton)
@@ -257,7 +257,9 @@ def _weigh(case: Case, n: int, min_confidence: float) -> Judgement:
     best = weights.argmax(0)
     top = weights.max(0) if n else np.zeros(0)
     sure = top / (weights.sum(0) + 1.0)
-    known = sure >= min_confidence
+    # What a ragged edge would explain better is no defect for certain.
+    edge = best == CAUSES.index("capture_edge")
+    known = (sure >= min_confidence) & (edge | (top >= case.cut_off))
     nothing = np.zeros(n, np.int32)
     words = np.stack([case.words.get(cause, nothing) for cause in CAUSES])[best, np.arange(n)]
     names = pl.Series(CAUSES)

@@ -98,7 +98,8 @@ def _weigh_edges(
     ragged = np.where((missing.end_low + missing.end_high) / 2 < middle, begin.odds, end.odds)
     case.put_edge(
         cut >= MIN_ODDS,
-        both(np.minimum(cut, 40.0), ragged)[cut >= MIN_ODDS],
+        np.minimum(cut, 40.0),
+        both(np.minimum(cut, 40.0), ragged),
         "spans of its service are missing near the capture's edge far oftener than elsewhere",
     )
     beyond = _share_after(missing, lifetimes.last)
@@ -115,20 +116,21 @@ def _weigh_edges(
         ),
         (late & ~missing.call, "still open when the capture stopped"),
     ):
-        case.put_edge(where, weight[where], text)
+        case.put_edge(where, 25 * beyond, weight, text)
     # Durations have long tails: a slow span may have been open still.
     likelier = np.minimum(open_odds(skeleton, missing, lifetimes), 10.0)
     text = "likelier open still when the capture stopped than lost"
-    case.put_edge(likelier >= MIN_ODDS, likelier[likelier >= MIN_ODDS], text)
+    case.put_edge(likelier >= MIN_ODDS, likelier, likelier, text)
     likelier = np.minimum(over_odds(skeleton, missing, lifetimes), 10.0)
     text = "likelier over before the capture began than lost"
-    likely = likelier >= MIN_ODDS
-    case.put_edge(likely, both(likelier, begin.odds)[likely], text)
+    case.put_edge(likelier >= MIN_ODDS, likelier, both(likelier, begin.odds), text)
     # What was exported before the capture began ended before the first export in it.
     begun = missing.end_low <= skeleton.window[0] + EXPORT_DELAY_NS
     before = _share_before(missing, lifetimes.first)
     early = begun & (before >= _LEAST_SHARE)
-    early |= missing.end_low < skeleton.window[0]
+    cut_before = missing.end_low < skeleton.window[0]
+    certain = np.where(cut_before, 25.0, 25 * before)
+    early |= cut_before
     weight = np.maximum(
         both(_edge_weight(before), begin.odds),
         _edge_weight(_share_before(missing, np.asarray(begin.moment))),
@@ -137,7 +139,7 @@ def _weigh_edges(
         (early & missing.call, "over before its process exported anything here"),
         (early & ~missing.call, "ended before the capture began"),
     ):
-        case.put_edge(where, weight[where], text)
+        case.put_edge(where, certain, weight, text)
 
 
 def _edge_weight(share: Floats) -> Floats:

@@ -92,10 +92,14 @@ def _odds(skeleton: Skeleton, moment: int, sign: int) -> float:
             & (pl.col("longest") < _UNUSUAL)
         )
     )
-    many = processes.height
-    unusual = int((processes["longer"] < _UNUSUAL).sum())
-    ragged = np.log(_SEEN_RAGGED / _SEEN_SHARP) * unusual
-    sharp = np.log((1 - _SEEN_RAGGED) / (1 - _SEEN_SHARP)) * (many - unusual)
+    # Replicas that nothing tells apart are silent together only for a short while.
+    single = skeleton.processes.select(
+        pl.col("service_instance_id").is_not_null() | pl.col("process_pid").is_not_null()
+    ).to_series()
+    unusual = (processes["longer"] < _UNUSUAL).to_numpy()
+    single_here = single.gather(processes["process"]).to_numpy()
+    ragged = np.log(_SEEN_RAGGED / _SEEN_SHARP) * unusual.sum()
+    sharp = np.log((1 - _SEEN_RAGGED) / (1 - _SEEN_SHARP)) * (~unusual & single_here).sum()
     return float(np.exp(np.clip(ragged + sharp, -7, 7)))
 
 
