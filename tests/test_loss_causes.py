@@ -85,7 +85,10 @@ def exporting_each_five_seconds(*, ragged: bool) -> Capture:
         phase = 5_000 * rng.random() if ragged else 0.0
         for number, at in enumerate(np.cumsum(rng.exponential(50, 1_200)).tolist()):
             if phase <= at <= 50_000 - phase:
-                capture.span(10_000 * service + number + 1, 1, start=at, service=f"s{service}")
+                capture.span(
+                    10_000 * service + number + 1, 1, start=at, service=f"s{service}",
+                    service_instance_id=f"s{service}-1",
+                )  # fmt: skip
     return capture
 
 
