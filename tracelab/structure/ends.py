@@ -71,12 +71,13 @@ def weigh_ends(
         both(15 * after_exit, odds)[plain],
         "open when its process sent its last span, long before the capture's end",
     )
-    # It answered after its last export: that batch may have been refused as well.
+    # It answered after its last export: that batch may have been refused as well. Without a
+    # successor nothing says that it ended.
     refused = answered & ~revived
     case.put(
         "export_failure",
         refused,
-        both(np.full(exits.size, 8.0), odds)[refused],
+        both(np.where(lifetimes.replaced, 8.0, 25.0), odds)[refused],
         "its process exported nothing after it",
     )
     text = "answered after an outage, by a process that exported nothing"
