@@ -372,7 +372,7 @@ def test_callers_that_are_mostly_missing_beside_an_intact_service_are_recorded_b
     orphans = found.filter(pl.col("kind") == "orphan_span")
     assert orphans.height == 180
     causes = orphans["cause"].value_counts()
-    assert dict(causes.rows()) == {"uninstrumented_hop": 171, "capture_edge": 9}
+    assert dict(causes.rows()) == {"uninstrumented_hop": 171, "unknown": 9}
 
 
 def test_a_child_with_another_requests_id_has_a_wrong_parent():

@@ -12,19 +12,18 @@ from typing import Final
 import numpy as np
 import polars as pl
 
-from tracelab.structure.case import MIN_ODDS, Case
+from tracelab.structure.bursts import scattered_losses
+from tracelab.structure.case import Case
 from tracelab.structure.censoring import cut_odds
 from tracelab.structure.ends import weigh_ends
-from tracelab.structure.gaps import ALONE, BETWEEN, CLOSE_BY, STEADY, find_gaps
-from tracelab.structure.losses import (
-    Lifetimes,
-    bursts_of_loss,
-    find_lifetimes,
-    likely_processes,
-)
+from tracelab.structure.gaps import ALONE, BETWEEN, CLOSE_BY, STEADY, Gaps, find_gaps
+from tracelab.structure.losses import Lifetimes, find_lifetimes
 from tracelab.structure.missing import Missing
+from tracelab.structure.owners import find_owners
+from tracelab.structure.raggedness import measure_edges
 from tracelab.structure.sampling import MIN_SEPARATION
-from tracelab.structure.skeleton import FAR, Bools, Floats, Ints, Skeleton
+from tracelab.structure.skeleton import Bools, Floats, Ints, Skeleton
+from tracelab.structure.unended import weigh_unended
 from tracelab.structure.unrecorded import weigh_hops
 
 Hints = dict[str, tuple[set[str], bool]]
@@ -38,6 +37,12 @@ CAUSES: Final = (
     "sampled_out",
     "uninstrumented_hop",
 )
+
+_PATTERNS: Final = ("span_never_ended", "sampled_out", "uninstrumented_hop")
+"""Causes that lie in an operation or a service, whatever its processes export."""
+
+_EXPLAINED: Final = 8.0
+"""Weight of such a cause from which a missing span is no sign that its process lost others."""
 
 _ALWAYS_POSSIBLE: Final = {
     "queue_overflow": 0.15,
@@ -109,22 +114,30 @@ def judge_causes(
         Never.
     """
     n = missing.row.size
-    case = Case({cause: np.full(n, _ALWAYS_POSSIBLE.get(cause, 0.02)) for cause in CAUSES})
-    cut = cut_odds(skeleton, missing)
-    missing = replace(missing, process=likely_processes(skeleton, missing))
-    lifetimes = find_lifetimes(skeleton, missing)
-    weigh_ends(skeleton, missing, lifetimes, case)
-    case.put(
-        "capture_edge",
-        cut >= MIN_ODDS,
-        np.minimum(cut[cut >= MIN_ODDS], 40.0),
-        "spans of its service are missing near the capture's edge far oftener than elsewhere",
+    case = Case(
+        {cause: np.full(n, _ALWAYS_POSSIBLE.get(cause, 0.02)) for cause in CAUSES},
+        cut_off=np.zeros(n),
     )
+    cut = cut_odds(skeleton, missing)
+    edges = measure_edges(skeleton)
+    owners = find_owners(skeleton, missing, edges[0])
+    missing = replace(missing, process=owners.process)
+    lifetimes = find_lifetimes(skeleton, missing)
+    weigh_ends(skeleton, missing, lifetimes, owners.odds, cut, edges, case)
     _sampling(separation, readings, case)
     weigh_hops(skeleton, missing, case)
-    _operations(skeleton, missing, case)
-    _exports(skeleton, missing, lifetimes, case)
-    _counters(skeleton, missing, hints, case)
+    weigh_unended(skeleton, missing, case)
+    explained = case.strongest(_PATTERNS) >= _EXPLAINED
+    gaps = find_gaps(skeleton, missing, explained)
+    _exports(skeleton, missing, gaps, lifetimes, case)
+    scattered = scattered_losses(skeleton, missing, owners, explained)
+    case.put(
+        "queue_overflow",
+        scattered >= 1,
+        np.minimum(2 * scattered[scattered >= 1], 20.0),
+        "its process lost spans of several operations in a short time, and exported others between",
+    )
+    _counters(skeleton, missing, hints, gaps, case)
     _same_span(skeleton, missing, case)
     return _weigh(case, n, min_confidence)
 
@@ -142,73 +155,6 @@ def _sampling(found: Floats, reading: list[str], case: Case) -> None:
         )
 
 
-def _operations(skeleton: Skeleton, missing: Missing, case: Case) -> None:
-    """One operation's parents are missing, those of others in the process are not."""
-    mine = np.flatnonzero(~missing.call & missing.local)
-    if not mine.size:
-        return
-    near = skeleton.intact[~FAR[skeleton.crossing[skeleton.intact]]]
-    n_ops, n_services = skeleton.ops.height, len(skeleton.services)
-    op = skeleton.op[missing.row[mine]]
-    service = skeleton.service[missing.row[mine]]
-    failed = _failed_traces(skeleton)
-    # What the capture's edge may have cut off was not lost by the program.
-    inner = case.weights["capture_edge"][mine] < MIN_ODDS
-    lost = np.bincount(op[inner], minlength=n_ops)
-    held = np.bincount(skeleton.op[near], minlength=n_ops)
-    rate = lost / np.maximum(lost + held, 1)
-    # Operations whose parents are always missing say nothing of how often the service loses
-    # spans for other reasons: they may have one missing parent between them.
-    usual = rate < 0.9
-    home = skeleton.op_service
-    lost_else = np.bincount(home, weights=lost * usual, minlength=n_services)
-    seen_else = np.bincount(home, weights=(lost + held) * usual, minlength=n_services)
-    other_lost = lost_else[service] - lost[op] * usual[op]
-    other_seen = seen_else[service] - (lost + held)[op] * usual[op]
-    other = other_lost / np.maximum(other_seen, 1)
-    alone = other < 0.5
-    case.put(
-        "span_never_ended",
-        mine[(lost[op] >= 3) & (rate[op] >= 0.9) & alone],
-        25.0,
-        "every local parent of this operation is missing, at any time; others are there",
-    )
-    bad, good = failed[missing.row[mine]], failed[near]
-    lost_bad = np.bincount(op[bad & inner], minlength=n_ops)
-    held_bad = np.bincount(skeleton.op[near[good]], minlength=n_ops)
-    rate_bad = lost_bad / np.maximum(lost_bad + held_bad, 1)
-    rate_good = (lost - lost_bad) / np.maximum(lost + held - lost_bad - held_bad, 1)
-    case.put(
-        "span_never_ended",
-        mine[
-            bad
-            & (lost_bad[op] >= 3)
-            & (rate_bad[op] >= 0.6)
-            & (rate_good[op] <= 0.1 * rate_bad[op])
-        ],
-        20.0,
-        "parents of this operation are missing where the trace holds an error, else not",
-    )
-    # Poisson bound: far more than the other operations of the service let expect.
-    expected = (lost + held)[op] * np.maximum(other, 1 / np.maximum(other_seen, 1))
-    case.put(
-        "span_never_ended",
-        mine[
-            (lost[op] >= 5) & (other_seen >= 50) & (lost[op] > 5 * expected + 5 * np.sqrt(expected))
-        ],
-        3.0,
-        "parents of this operation are missing far oftener than others of the service",
-    )
-
-
-def _failed_traces(skeleton: Skeleton) -> Bools:
-    """Rows of traces that hold an error."""
-    failed = np.zeros(skeleton.traces.height, dtype=bool)
-    failed[skeleton.trace[skeleton.column("error")]] = True
-    rows: Bools = failed[skeleton.trace]
-    return rows
-
-
 _GAPS: Final = tuple(
     (company, wide, overflow, failure, words)
     for company, words, weights in (
@@ -216,12 +162,12 @@ _GAPS: Final = tuple(
         (
             CLOSE_BY,
             "its process lost all spans for a while, and again soon after or before",
-            ((3.0, 1.0), (3.0, 2.8)),
+            ((5.0, 1.0), (3.0, 2.8)),
         ),
         (
             BETWEEN,
             "its process lost all spans for a while, again and again",
-            ((4.0, 2.0), (4.0, 2.0)),
+            ((10.0, 1.5), (10.0, 1.5)),
         ),
         (
             STEADY,
@@ -237,21 +183,15 @@ alone, long for the pace of the process, is what a refused batch leaves; a queue
 stays full for more than one batch."""
 
 
-def _exports(skeleton: Skeleton, missing: Missing, lifetimes: Lifetimes, case: Case) -> None:
+def _exports(
+    skeleton: Skeleton, missing: Missing, gaps: Gaps, lifetimes: Lifetimes, case: Case
+) -> None:
     """Stretches of time of one process in which all, or unusually many, spans are missing."""
     inside = (missing.end_high >= lifetimes.first) & (missing.end_low <= lifetimes.last)
-    gaps = find_gaps(skeleton, missing)
     for company, wide, overflow, failure, words in _GAPS:
         mine = gaps.found & inside & (gaps.company == company) & (gaps.wide == wide)
         case.put("export_failure", mine, failure, words)
         case.put("queue_overflow", mine, overflow, words)
-    burst = bursts_of_loss(skeleton, missing)
-    case.put(
-        "queue_overflow",
-        burst & ~gaps.found & inside,
-        1.5,
-        "its process lost spans of several operations in a short time, and exported others",
-    )
 
 
 def _same_span(skeleton: Skeleton, missing: Missing, case: Case) -> None:
@@ -285,14 +225,29 @@ def _same_span(skeleton: Skeleton, missing: Missing, case: Case) -> None:
     case.copy_entries(call, orphan)
 
 
-def _counters(skeleton: Skeleton, missing: Missing, hints: Hints, case: Case) -> None:
-    """SDKs and Collectors that counted losses of their own."""
+_TIGHT: Final = {"queue_overflow": 3.0, "export_failure": 6.0}
+"""Spans that fit into a gap where it is as likely that none was lost there: chance makes gaps of
+three times the mean one time in twenty. A full queue often loses but a few, a refused batch
+seldom less than a dozen."""
+
+
+def _counters(skeleton: Skeleton, missing: Missing, hints: Hints, gaps: Gaps, case: Case) -> None:
+    """SDKs and Collectors that counted losses of their own.
+
+    Whatever a queue or an exporter loses leaves a gap: where the process went on exporting all
+    the while, what is missing is none of what the SDK counted.
+    """
     names = {name: code for code, name in enumerate(skeleton.services)}
     for cause, (services, collector) in hints.items():
         codes = [names[name] for name in sorted(services) if name in names]
         mine = np.isin(missing.service, codes)
-        weight = 4.0 * case.weights[cause] / _ALWAYS_POSSIBLE[cause]
-        case.put(cause, mine, np.clip(weight[mine], 4.0, 40.0), "its SDK counted such losses")
+        # Behind its last export, and before its first, a process has other reasons for silence.
+        tight = _TIGHT[cause]
+        room = np.where(np.isinf(gaps.room), tight / 2, gaps.room) ** 2
+        fits = np.where(gaps.found, 1.0, room / (room + tight**2))
+        seen = np.where(gaps.found, case.weights[cause] / _ALWAYS_POSSIBLE[cause], 1.0)
+        weight = np.clip(4.0 * seen, 4.0, 40.0) * fits
+        case.put(cause, mine, weight[mine], "its SDK counted such losses")
         if collector and not codes:
             case.put(cause, np.ones(mine.size, bool), 1.2, "the Collector counted such losses")
 
@@ -302,7 +257,9 @@ def _weigh(case: Case, n: int, min_confidence: float) -> Judgement:
     best = weights.argmax(0)
     top = weights.max(0) if n else np.zeros(0)
     sure = top / (weights.sum(0) + 1.0)
-    known = sure >= min_confidence
+    # What a ragged edge would explain better is no defect for certain.
+    edge = best == CAUSES.index("capture_edge")
+    known = (sure >= min_confidence) & (edge | (top >= case.cut_off))
     nothing = np.zeros(n, np.int32)
     words = np.stack([case.words.get(cause, nothing) for cause in CAUSES])[best, np.arange(n)]
     names = pl.Series(CAUSES)
@@ -310,13 +267,12 @@ def _weigh(case: Case, n: int, min_confidence: float) -> Judgement:
     said = pl.Series(case.texts, dtype=pl.String).gather(words)
     said = said.set(pl.Series(~known | (words == 0)), None)
     confidence = np.where(known, np.minimum(sure, 0.98), 1 - sure)
-    edge = weights[CAUSES.index("capture_edge")] >= MIN_ODDS
     return Judgement(
         cause=picked.set(pl.Series(~known), "unknown"),
         confidence=confidence,
         evidence=said,
         alternatives=_alternatives(weights, best, known),
-        at_edge=edge,
+        at_edge=case.at_edge,
     )
 
 

@@ -1,16 +1,31 @@
 """Missing spans at an end: of the capture, or of the process that they belong to."""
 
+from typing import Final
+
 import numpy as np
 
-from tracelab.structure.case import MIN_ODDS, Case
+from tracelab.structure.case import MIN_ODDS, Case, both
 from tracelab.structure.censoring import open_odds, over_odds
 from tracelab.structure.losses import EXPORT_DELAY_NS, Lifetimes
 from tracelab.structure.missing import Missing
-from tracelab.structure.skeleton import FAR, Bools, Floats, Skeleton
+from tracelab.structure.raggedness import Edge
+from tracelab.structure.skeleton import FAR, Bools, Floats, Ints, Skeleton
 from tracelab.structure.spine import INTACT
 
+_LEAST_SHARE: Final = 0.02
+"""Least share of the time in which a span may have ended beyond an edge, from which it may have
+been cut off there."""
 
-def weigh_ends(skeleton: Skeleton, missing: Missing, lifetimes: Lifetimes, case: Case) -> None:
+
+def weigh_ends(
+    skeleton: Skeleton,
+    missing: Missing,
+    lifetimes: Lifetimes,
+    odds: Floats,
+    cut: Floats,
+    edges: tuple[Edge, Edge],
+    case: Case,
+) -> None:
     """Weigh whether the span ended after its process's last exported one, or before the first.
 
     Parameters
@@ -21,6 +36,12 @@ def weigh_ends(skeleton: Skeleton, missing: Missing, lifetimes: Lifetimes, case:
         What is missing.
     lifetimes : Lifetimes
         Of the processes, entry by entry.
+    odds : ndarray of float64
+        That this is its process.
+    cut : ndarray of float64
+        Odds that it lies in a batch that was cut off, from `cut_odds`.
+    edges : tuple of Edge
+        Begin and end of the capture, from `measure_edges`.
     case : Case
         Weights and words, changed here.
 
@@ -29,9 +50,7 @@ def weigh_ends(skeleton: Skeleton, missing: Missing, lifetimes: Lifetimes, case:
     IndexError
         If a row of `missing` does not exist.
     """
-    width = np.maximum(missing.end_high - missing.end_low, 1)
-    after = np.clip((missing.end_high - lifetimes.last) / width, 0, 1)
-    before = np.clip((lifetimes.first - missing.end_low) / width, 0, 1)
+    after = _share_after(missing, lifetimes.last)
     # A process cannot have taken up what began long after it fell silent.
     in_time = skeleton.start[missing.row] <= lifetimes.last + EXPORT_DELAY_NS
     exits = lifetimes.exited & (after > 0) & in_time
@@ -42,53 +61,106 @@ def weigh_ends(skeleton: Skeleton, missing: Missing, lifetimes: Lifetimes, case:
     case.put(
         "process_exit",
         exits & lifetimes.replaced,
-        40 * after_exit[exits & lifetimes.replaced],
+        both(40 * after_exit, odds)[exits & lifetimes.replaced],
         "open when its process sent its last span; a new process of the service follows",
     )
     plain = exits & ~lifetimes.replaced
     case.put(
         "process_exit",
         plain,
-        15 * after_exit[plain],
+        both(15 * after_exit, odds)[plain],
         "open when its process sent its last span, long before the capture's end",
     )
-    # It answered after its last export: that batch may have been refused as well.
-    case.put("export_failure", answered & ~revived, 25.0, "its process exported nothing after it")
+    # It answered after its last export: that batch may have been refused as well. Without a
+    # successor nothing says that it ended.
+    refused = answered & ~revived
+    case.put(
+        "export_failure",
+        refused,
+        both(np.where(lifetimes.replaced, 8.0, 25.0), odds)[refused],
+        "its process exported nothing after it",
+    )
     text = "answered after an outage, by a process that exported nothing"
     case.put("export_failure", revived, 6.0, text)
-    late = ~lifetimes.exited & (after > 0)
-    # A server span is over with its call, but a batch waits some seconds for its export.
-    waits = late & missing.call
-    case.put(
-        "capture_edge",
-        waits,
-        25 * after[waits],
-        "its process had exported nothing later yet when the capture stopped",
+    _weigh_edges(skeleton, missing, lifetimes, cut, edges, case)
+
+
+def _weigh_edges(
+    skeleton: Skeleton,
+    missing: Missing,
+    lifetimes: Lifetimes,
+    cut: Floats,
+    edges: tuple[Edge, Edge],
+    case: Case,
+) -> None:
+    """Weigh whether a span was open when the capture stopped, or over before it began."""
+    begin, end = edges
+    middle = sum(skeleton.window) / 2
+    ragged = np.where((missing.end_low + missing.end_high) / 2 < middle, begin.odds, end.odds)
+    case.put_edge(
+        cut >= MIN_ODDS,
+        np.minimum(cut, 40.0),
+        both(np.minimum(cut, 40.0), ragged),
+        "spans of its service are missing near the capture's edge far oftener than elsewhere",
     )
-    late &= ~missing.call
-    case.put("capture_edge", late, 25 * after[late], "still open when the capture stopped")
-    # Durations have long tails: a slow span may have been open still.
-    for odds, text in (
+    beyond = _share_after(missing, lifetimes.last)
+    late = ~lifetimes.exited & (beyond >= _LEAST_SHARE)
+    weight = np.maximum(
+        both(_edge_weight(beyond), end.odds),
+        _edge_weight(_share_after(missing, np.asarray(end.moment))),
+    )
+    # A server span is over with its call, but a batch waits some seconds for its export.
+    for where, text in (
         (
-            open_odds(skeleton, missing, lifetimes),
-            "likelier open still when the capture stopped than lost",
+            late & missing.call,
+            "its process had exported nothing later yet when the capture stopped",
         ),
-        (
-            over_odds(skeleton, missing, lifetimes),
-            "likelier over before the capture began than lost",
-        ),
+        (late & ~missing.call, "still open when the capture stopped"),
     ):
-        likely = odds >= MIN_ODDS
-        case.put("capture_edge", likely, np.minimum(odds[likely], 10.0), text)
+        case.put_edge(where, 25 * beyond, weight, text)
+    # Durations have long tails: a slow span may have been open still.
+    likelier = np.minimum(open_odds(skeleton, missing, lifetimes), 10.0)
+    text = "likelier open still when the capture stopped than lost"
+    case.put_edge(likelier >= MIN_ODDS, likelier, likelier, text)
+    likelier = np.minimum(over_odds(skeleton, missing, lifetimes), 10.0)
+    text = "likelier over before the capture began than lost"
+    case.put_edge(likelier >= MIN_ODDS, likelier, both(likelier, begin.odds), text)
     # What was exported before the capture began ended before the first export in it.
     begun = missing.end_low <= skeleton.window[0] + EXPORT_DELAY_NS
-    early = (before > 0) & begun & missing.call
-    text = "over before its process exported anything here"
-    case.put("capture_edge", early, 25 * before[early], text)
-    early = (before > 0) & begun & ~missing.call
-    case.put("capture_edge", early, 25 * before[early], "ended before the capture began")
-    cut = missing.end_low - skeleton.window[0] < 0
-    case.put("capture_edge", cut, 25.0, "ended before the capture began")
+    before = _share_before(missing, lifetimes.first)
+    early = begun & (before >= _LEAST_SHARE)
+    cut_before = missing.end_low < skeleton.window[0]
+    certain = np.where(cut_before, 25.0, 25 * before)
+    early |= cut_before
+    weight = np.maximum(
+        both(_edge_weight(before), begin.odds),
+        _edge_weight(_share_before(missing, np.asarray(begin.moment))),
+    )
+    for where, text in (
+        (early & missing.call, "over before its process exported anything here"),
+        (early & ~missing.call, "ended before the capture began"),
+    ):
+        case.put_edge(where, certain, weight, text)
+
+
+def _edge_weight(share: Floats) -> Floats:
+    """Weigh the edge by the odds that the span ended beyond it: there every span is missing."""
+    weight: Floats = np.minimum(8 * share / np.maximum(1 - share, 1e-9), 25.0)
+    return weight
+
+
+def _share_after(missing: Missing, moment: Ints) -> Floats:
+    """Share of the time in which each span may have ended that lies behind a moment."""
+    width = np.maximum(missing.end_high - missing.end_low, 1)
+    share: Floats = np.clip((missing.end_high - moment) / width, 0, 1)
+    return share
+
+
+def _share_before(missing: Missing, moment: Ints) -> Floats:
+    """Share of the time in which each span may have ended that lies before a moment."""
+    width = np.maximum(missing.end_high - missing.end_low, 1)
+    share: Floats = np.clip((moment - missing.end_low) / width, 0, 1)
+    return share
 
 
 def _after_outage(

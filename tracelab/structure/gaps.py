@@ -43,15 +43,20 @@ class Gaps:
         The gap is long for the pace of its process.
     company : ndarray of int64
         ALONE, CLOSE_BY, BETWEEN or STEADY.
+    room : ndarray of float64
+        How many spans of its process, at its mean pace, fit into the longest gap in which it
+        may have ended; infinite before its first and behind its last one, or where it is not
+        known.
     """
 
     found: Bools
     many: Ints
     wide: Bools
     company: Ints
+    room: Floats
 
 
-def find_gaps(skeleton: Skeleton, missing: Missing) -> Gaps:
+def find_gaps(skeleton: Skeleton, missing: Missing, explained: Bools) -> Gaps:
     """Find for each missing span the gap in its process's exports in which it ended.
 
     Parameters
@@ -60,6 +65,9 @@ def find_gaps(skeleton: Skeleton, missing: Missing) -> Gaps:
         The capture.
     missing : Missing
         What is missing, with its likely process.
+    explained : ndarray of bool
+        What has a cause that lies in its operation or service: it may end anywhere, and is in
+        no gap.
 
     Returns
     -------
@@ -72,13 +80,21 @@ def find_gaps(skeleton: Skeleton, missing: Missing) -> Gaps:
         Never.
     """
     n = missing.row.size
-    gaps = Gaps(np.zeros(n, bool), np.zeros(n, np.int64), np.zeros(n, bool), np.zeros(n, np.int64))
+    gaps = Gaps(
+        found=np.zeros(n, bool),
+        many=np.zeros(n, np.int64),
+        wide=np.zeros(n, bool),
+        company=np.zeros(n, np.int64),
+        room=np.full(n, np.inf),
+    )
     order = np.argsort(missing.process, kind="stable")
     codes, begin = np.unique(missing.process[order], return_index=True)
     for code, mine in zip(codes, np.split(order, begin[1:]), strict=True):
         if code >= 0:
             once = np.isin(mine, distinct_entries(skeleton, missing, mine))
+            once &= ~explained[mine]
             _fill(gaps, ends_of(skeleton, int(code)), missing, mine, once)
+    gaps.found[explained] = False
     return gaps
 
 
@@ -142,12 +158,13 @@ def _fill(gaps: Gaps, ends: Ints, missing: Missing, mine: Ints, once: Bools) -> 
     home = np.searchsorted(ends, (low + high) // 2) - 1
     inner = (home >= 0) & (home < ends.size - 1)
     length = np.diff(ends)
+    gaps.room[mine] = _room(ends, length, low, high)
     # An end that is known less well than the gap is long tells nothing of it.
     inner[inner] &= (high - low)[inner] <= 2 * np.maximum(length[home[inner]], 1)
     many = np.bincount(home[inner & once], minlength=length.size)
     usual = _usual(length)
     wide = _wide(length, usual)
-    lost = int(once.sum())
+    lost = max(int(once.sum()), 1)
     share = lost / (lost + ends.size)
     enough = max(3.0, np.log(ends.size / CHANCE) / -np.log(share))
     chosen = np.flatnonzero((many >= enough) | (wide & (many >= 2)))
@@ -164,6 +181,19 @@ def _fill(gaps: Gaps, ends: Ints, missing: Missing, mine: Ints, once: Bools) -> 
     gaps.many[hit] = many[at[near]]
     gaps.wide[hit] = wide[at[near]]
     gaps.company[hit] = company[at[near]]
+
+
+def _room(ends: Ints, length: Ints, low: Ints, high: Ints) -> Floats:
+    """Give the longest gap that each time between two ends touches, in spans at the mean pace."""
+    first = np.searchsorted(ends, low) - 1
+    behind = np.searchsorted(ends, high)
+    inner = (first >= 0) & (behind < ends.size)
+    # `reduceat` takes pairs: from the first gap that is touched to the one behind the last.
+    bounds = np.stack([first, np.maximum(behind, first + 1)], axis=1)[inner].ravel()
+    longest = np.maximum.reduceat(np.append(length, 0), bounds)[::2] if bounds.size else bounds
+    room = np.full(low.size, np.inf)
+    room[inner] = longest / max(float(length.mean()), 1.0)
+    return room
 
 
 def _usual(length: Ints) -> Floats:

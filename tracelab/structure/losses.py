@@ -1,6 +1,5 @@
 """When processes lived, fell silent, or lost spans in bursts."""
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final
 
@@ -17,9 +16,6 @@ that it just had nothing to do is below one in a million."""
 
 PAUSE: Final = 3.0
 """The same for a process that has a successor: one that goes on is seldom silent for three."""
-
-CLOCK_NS: Final = 50_000_000
-"""What the clocks of two hosts of one site may differ by at worst, corrected ones among them."""
 
 EXPORT_DELAY_NS: Final = 6_000_000_000
 """Batch processors send every 5 s by default (OpenTelemetry specification): a process that is
@@ -173,74 +169,6 @@ def process_table(skeleton: Skeleton) -> pl.DataFrame:
         )
         .drop("gone", "host", "quiet", "_successor")
     )
-
-
-def likely_processes(skeleton: Skeleton, missing: Missing) -> Ints:
-    """Guess the process of each missing span whose service has several.
-
-    Of the processes that had begun when the span did and had not long stopped, the one whose
-    own gap around the span's end is widest, measured by its pace. A process that took part in
-    the trace otherwise is taken, unless another one died just before the span would have been
-    sent.
-
-    Parameters
-    ----------
-    skeleton : Skeleton
-        The capture.
-    missing : Missing
-        What is missing.
-
-    Returns
-    -------
-    ndarray of int64
-        Entry by entry of `missing`; -1 where nothing is known of the service.
-
-    Raises
-    ------
-    ValueError
-        Never.
-    """
-    process = missing.process.copy()
-    table = process_table(skeleton)
-    several = table.filter(pl.len().over("service") > 1)
-    middle = (missing.end_low + missing.end_high) // 2
-    begun = skeleton.start[missing.row]
-    asked = ~missing.local & (missing.service >= 0)
-    opening = skeleton.window[0] + EXPORT_DELAY_NS
-    for service, mine in _groups(missing.service, asked):
-        best = np.full(mine.size, -1.0)
-        known = process[mine] >= 0
-        rivals = several if known.all() else table
-        for code, start, first, last, spans, exited, called_until in (
-            rivals.filter(pl.col("service") == service)
-            .select("process", "start", "first", "last", "spans", "exited", "called_until")
-            .rows()
-        ):
-            ends = ends_of(skeleton, code)
-            at = np.searchsorted(ends, middle[mine])
-            before = np.where(at > 0, ends[np.maximum(at - 1, 0)], first)
-            after = np.where(at < ends.size, ends[np.minimum(at, ends.size - 1)], before + 2**40)
-            early = (middle[mine] < first) & (first <= opening)
-            after = np.where(early, before + 2**40, after)
-            silence = (after - before) / max((last - first) / max(spans, 1), 1.0)
-            alive = ((begun[mine] >= start - CLOCK_NS) | early) & (
-                begun[mine] <= last + EXPORT_DELAY_NS
-            )
-            alive &= ~missing.call[mine] | (begun[mine] <= called_until)
-            died = exited & (middle[mine] > last) & (middle[mine] <= last + EXPORT_DELAY_NS)
-            better = alive & (silence > best) & (~known | died)
-            best[better] = silence[better]
-            process[mine[better]] = code
-    return process
-
-
-def _groups(codes: Ints, where: Bools) -> Iterator[tuple[int, Ints]]:
-    """Give the entries of each code, of those where it is asked."""
-    entries = np.flatnonzero(where)
-    entries = entries[np.argsort(codes[entries], kind="stable")]
-    distinct, begin = np.unique(codes[entries], return_index=True)
-    if distinct.size:
-        yield from zip(distinct.tolist(), np.split(entries, begin[1:]), strict=True)
 
 
 def bursts_of_loss(skeleton: Skeleton, missing: Missing) -> Bools:

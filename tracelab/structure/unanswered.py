@@ -19,6 +19,7 @@ from tracelab.structure.skeleton import (
     Skeleton,
     count_pairs,
 )
+from tracelab.structure.spells import find_spells
 from tracelab.structure.spine import CROSSINGS, take_rows
 
 MIN_ANSWERED: Final = 0.9
@@ -76,7 +77,9 @@ def unanswered_calls(
     usual = (lacking <= allowed) & replied
     # Orphans of the caller's own service, the call among them, say nothing of a callee.
     told = (to != skeleton.service[open_calls]) & orphans_within(skeleton, open_calls, to)
-    usual |= find_pauses(skeleton, clients)[open_calls] & replied
+    ceased = find_pauses(skeleton, clients)
+    ceased |= find_spells(skeleton, clients, np.where(callee >= 0, skeleton.op_service[callee], -1))
+    usual |= ceased[open_calls] & replied
     firm = usual | told
     keep = firm | skeleton.column("answered")[open_calls]
     keep &= ~_answered_astray(skeleton, open_calls, callee[code])
@@ -137,11 +140,13 @@ def usual_callees(skeleton: Skeleton) -> Ints:
     return most_frequent(classes[parents[answers]], skeleton.op[served[answers]], size)[0]
 
 
-def called_astray(skeleton: Skeleton, orphans: Ints) -> Bools:
+def called_astray(skeleton: Skeleton, orphans: Ints) -> Floats:
     """Tell which orphans answer a call of their trace that names them not as its answer.
 
     The call is there, nothing else answers it, and its kind of call is usually answered by this
-    very operation: what stood between the two gave a parent of its own.
+    very operation: what stood between the two gave a parent of its own. Where other calls of
+    that kind go unanswered, the orphan may belong to one that was lost, and the answer to this
+    one may be lost as well.
 
     Parameters
     ----------
@@ -152,15 +157,16 @@ def called_astray(skeleton: Skeleton, orphans: Ints) -> Bools:
 
     Returns
     -------
-    ndarray of bool
-        Orphan by orphan.
+    ndarray of float64
+        Orphan by orphan: 0 where there is no such call, else how far it is from chance: 1
+        where no other call of its kind goes unanswered, a half where one in a hundred does.
 
     Raises
     ------
     IndexError
         If a row does not exist.
     """
-    found = np.zeros(orphans.size, bool)
+    found = np.zeros(orphans.size)
     asked = np.flatnonzero((skeleton.kind[orphans] == SERVER) & skeleton.timed[orphans])
     traces = pl.Series(skeleton.trace[orphans[asked]]).unique()
     calls = np.flatnonzero((skeleton.kind == CLIENT) & ~skeleton.served & skeleton.timed)
@@ -181,8 +187,21 @@ def called_astray(skeleton: Skeleton, orphans: Ints) -> Bools:
     entry, call = met["entry"].to_numpy(), met["call"].to_numpy()
     start = skeleton.start[orphans[entry]]
     inside = (start >= skeleton.start[call] - 5_000_000) & (start <= skeleton.end[call])
-    found[entry[inside]] = True
+    distinct, which = np.unique(call[inside], return_inverse=True)
+    found[entry[inside]] = _apart_from_losses(skeleton, distinct)[which]
     return found
+
+
+def _apart_from_losses(skeleton: Skeleton, calls: Ints) -> Floats:
+    """Weigh, call by call, how seldom others of its class go unanswered."""
+    classes = skeleton.caller_class
+    size = int(classes.max(initial=-1)) + 1
+    own = np.bincount(classes[calls], minlength=size)
+    every = np.flatnonzero((skeleton.kind == CLIENT) & skeleton.timed)
+    many = np.bincount(classes[every], minlength=size) - own
+    lost = np.bincount(classes[every[~skeleton.served[every]]], minlength=size) - own
+    seldom: Floats = 1 / (1 + 100 * lost / np.maximum(many, 1))
+    return seldom[classes[calls]]
 
 
 def _answered_astray(skeleton: Skeleton, calls: Ints, callee: Ints) -> Bools:

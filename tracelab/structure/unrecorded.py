@@ -72,19 +72,21 @@ def weigh_hops(skeleton: Skeleton, missing: Missing, case: Case) -> None:
         1.5,
         "its only caller does not stand in the capture",
     )
+    astray = called_astray(skeleton, missing.row[remote])
     case.put(
         "uninstrumented_hop",
-        np.flatnonzero(remote)[called_astray(skeleton, missing.row[remote])],
-        12.0,
+        np.flatnonzero(remote)[astray > 0],
+        12.0 * astray[astray > 0],
         "a call of its trace that it usually answers is there: something between them gave it "
         "a parent of its own",
     )
     rate = lost_op / np.maximum(lost_op + held_op, 1)
     usual = _usual_loss(skeleton, missing, lost_op, held_op)
+    often = remote & (lost_op[op] >= 8) & (rate[op] > 4 * usual[op] + 0.1)
     case.put(
         "uninstrumented_hop",
-        remote & (lost_op[op] >= 8) & (rate[op] > 4 * usual[op] + 0.1),
-        3.0,
+        often & _mixed(skeleton, missing.row, op, often, far),
+        5.0,
         "callers of this operation are missing far oftener than other spans",
     )
     here = _caller_loss(skeleton, missing, remote)
@@ -92,13 +94,33 @@ def weigh_hops(skeleton: Skeleton, missing: Missing, case: Case) -> None:
     open_cases = remote & (case.weights["sampled_out"] < MIN_ODDS)
     lost_op = np.bincount(op[open_cases], minlength=n_ops)
     rate = lost_op / np.maximum(lost_op + held_op, 1)
+    often = open_cases & (lost_op[op] >= 20) & (rate[op] >= 0.5) & (rate[op] > 8 * here + 0.1)
     case.put(
         "uninstrumented_hop",
-        open_cases & (lost_op[op] >= 20) & (rate[op] >= 0.5) & (rate[op] > 8 * here + 0.1),
-        12.0,
+        often & _mixed(skeleton, missing.row, op, often, far),
+        8.0,
         "most callers of this operation are missing, other spans of the service that calls it "
         "are there",
     )
+
+
+def _mixed(skeleton: Skeleton, rows: Ints, op: Ints, asked: Bools, far: Ints) -> Bools:
+    """Whether calls of an operation without their caller stand among those with one.
+
+    Losses come in stretches; what goes through a hop that nothing records, and what does not,
+    take turns as chance has it (Wald and Wolfowitz, 1940), at four standard deviations.
+    """
+    mixed = np.zeros(rows.size, bool)
+    for code in np.unique(op[asked]).tolist():
+        mine = asked & (op == code)
+        held = far[skeleton.op[far] == code]
+        start = skeleton.start[np.concatenate([rows[mine], held])]
+        lost = np.argsort(start, kind="stable") < mine.sum()
+        a, b = int(mine.sum()), held.size
+        due = 1 + 2 * a * b / (a + b)
+        spread = np.sqrt((due - 1) * max(due - 2, 0) / max(a + b - 1, 1))
+        mixed[mine] = 1 + (lost[1:] != lost[:-1]).sum() >= due - 4 * spread
+    return mixed
 
 
 def _caller_loss(skeleton: Skeleton, missing: Missing, remote: Bools) -> Floats:
