@@ -91,7 +91,7 @@ def test_the_loser_of_a_race_that_outlives_its_request_is_no_leak():
         capture.span(number, 3, 1, name="pack", start=at + fire + 3, duration=first)
         capture.span(number, 4, 1, name="pack", start=at + fire + 3.02, duration=second + 1)
     skeleton = Skeleton([build_spine(capture.traces())])
-    assert find_wrong_parents(skeleton, min_probability=0.0).height == 0
+    assert find_wrong_parents(skeleton, min_odds=1.0).height == 0
 
 
 def test_a_second_call_site_that_every_request_has_is_no_crowd():
