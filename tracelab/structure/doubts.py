@@ -47,6 +47,7 @@ DOUBTS: Final = pl.Schema(
         "late": pl.Boolean,
         "crowded": pl.Boolean,
         "busy": pl.Boolean,
+        "extra": pl.Int64,
         "late_ms": pl.Float64,
         "weight": pl.Float64,
     }
@@ -76,7 +77,9 @@ def find_doubts(skeleton: Skeleton) -> pl.DataFrame:
     table = _places(skeleton)
     signs = table.with_columns(
         *_strange(), *_crowded(), request=pl.col("request") & (pl.col("request_op") < 0.5)
-    ).with_columns(*_late(), tenant=pl.col("tenant") & (pl.col("tenant_op") < 0.5))
+    ).with_columns(
+        *_late(), *_too_many(), tenant=pl.col("tenant") & (pl.col("tenant_op") < 0.5)
+    )
     doubts = signs.filter(pl.any_horizontal("request", "tenant", "strange", "late", "crowded"))
     busy = _while_busy(skeleton, doubts)
     doubts = (
@@ -146,6 +149,7 @@ def _places(skeleton: Skeleton) -> pl.DataFrame:
         n_pair=pl.len().over("pair"),
         inside_pair=pl.col("inside").sum().over("pair"),
         late_pair=pl.col("after").sum().over("pair"),
+        outlives=(~pl.col("inside") & ~pl.col("after")).sum().over("pair"),
     )
 
 
@@ -195,7 +199,7 @@ def _late() -> tuple[pl.Expr, ...]:
     late &= (late_pair <= 0.2 * n_pair) | strange
     # Where work outlives its parent now and then nobody waits for it, and a late start is the
     # tail of its hand-over, unless it is later than any such work in time.
-    outlives = (~pl.col("inside") & ~pl.col("after")).sum().over("pair")
+    outlives = pl.col("outlives")
     usual = pl.col("gap").filter(~pl.col("after")).quantile(0.995).over("pair")
     waited = outlives <= pl.max_horizontal(1.0, 0.005 * n_pair)
     seldom = (outlives <= OFTEN * n_pair) & (pl.col("gap") > usual).fill_null(value=True)
@@ -209,6 +213,8 @@ def _late() -> tuple[pl.Expr, ...]:
         .then((pl.col("late_op") + 1) / (pl.col("n_op") + 2))
         .otherwise((late_pair + 1) / (n_pair + 2))
     )
+    # Soon after the answer some programs tidy up, be it ever so seldom.
+    share = pl.when(_is_tail()).then(pl.max_horizontal(share, RARE)).otherwise(share)
     return late.alias("late"), _weight(share, late, least=NEVER).alias("late_weight")
 
 
@@ -241,8 +247,26 @@ def _crowded() -> tuple[pl.Expr, ...]:
     alike &= of_parents.len().over("pair") >= HOARD
     gathered = after & alike & (after.sum().over("parent", "op") >= HOARD * usual_number)
     share = pl.when(gathered).then(0.0).otherwise(share)
-    crowded |= gathered
-    return crowded.alias("crowded"), _weight(share, crowded).alias("crowded_weight")
+    return (
+        (crowded | gathered).alias("crowded"),
+        share.alias("crowded_share"),
+        number.alias("number"),
+    )
+
+
+def _too_many() -> tuple[pl.Expr, ...]:
+    """Say which calls of a crowded parent may be those too many.
+
+    Where calls are late as a rule that may be any of them.
+    """
+    any_late = pl.col("late_pair") > OFTEN * pl.col("n_pair")
+    crowded = pl.col("crowded") | (pl.col("crowded").any().over("parent", "op") & any_late)
+    extra = pl.col("calls") - pl.col("number")
+    return (
+        crowded.alias("crowded"),
+        _weight(pl.col("crowded_share"), crowded).alias("crowded_weight"),
+        pl.when(crowded).then(extra).otherwise(0).cast(pl.Int64).alias("extra"),
+    )
 
 
 def _while_busy(skeleton: Skeleton, doubts: pl.DataFrame) -> pl.Series:

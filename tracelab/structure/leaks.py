@@ -15,7 +15,8 @@ from tracelab.structure.boundaries import boundary_between
 from tracelab.structure.calls import Answer, CallerClass, answer, candidate_pairs
 from tracelab.structure.doubts import RARE, find_doubts
 from tracelab.structure.known_calls import callers_with_room, known_calls
-from tracelab.structure.skeleton import FAR, Floats, Ints, Skeleton, verdicts
+from tracelab.structure.laws import Law
+from tracelab.structure.skeleton import FAR, Bools, Floats, Ints, Skeleton, verdicts
 from tracelab.structure.spine import span_words, take_rows
 
 MOSTLY: Final = 0.6
@@ -84,6 +85,35 @@ def _ask(skeleton: Skeleton, op: int, doubtful: Ints) -> Answer | None:
     return answer(skeleton, doubtful, classes, pairs)
 
 
+def _odd_ones_out(skeleton: Skeleton, doubts: pl.DataFrame, waits: Floats) -> Bools:
+    """Tell which calls of a parent that has some too many are those.
+
+    The ones for which another caller waits and that fit their parent's delays worst.
+    """
+    rows, pair = doubts["row"].to_numpy(), doubts["pair"].to_numpy()
+    extra = doubts["extra"].to_numpy()
+    parent = skeleton.parent[rows]
+    odd = np.ones(rows.size, bool)
+    for code in np.unique(pair[extra > 0]):
+        mine = np.flatnonzero((pair == code) & (extra > 0))
+        owners, owner, calls = np.unique(parent[mine], return_inverse=True, return_counts=True)
+        contested = mine[calls[owner] > extra[mine]]
+        if not contested.size:
+            continue
+        every = skeleton.by_op.rows(int(skeleton.op[rows[contested[0]]]))
+        above = skeleton.parent[every]
+        alike = (above >= 0) & (skeleton.op[above] == skeleton.op[parent[contested[0]]])
+        alike &= ~np.isin(every, rows)
+        law = Law.fit(skeleton.start[every[alike]] - skeleton.start[above[alike]])
+        fits = law.log_at(skeleton.start[rows[contested]] - skeleton.start[parent[contested]])
+        score = waits[contested] - fits
+        place = pl.DataFrame({"parent": parent[contested], "score": score}).select(
+            pl.col("score").rank("ordinal", descending=True).over("parent")
+        )
+        odd[contested] = place.to_series().to_numpy() <= extra[contested]
+    return odd
+
+
 def _verdicts(
     skeleton: Skeleton, doubts: pl.DataFrame, reply: Answer | None, min_odds: float
 ) -> pl.DataFrame:
@@ -107,9 +137,10 @@ def _verdicts(
             there=span_words(others),
             from_service=others["service_name"],
             to_service=skeleton.service_names(skeleton.service[rows]),
-            odds=pl.col("weight").exp() * pl.Series(np.clip(waits, 1.0, 1 / RARE)),
+            odds=pl.col("weight").exp() * pl.Series(np.clip(waits, 1.0, 1 / RARE)) * (1 + 1e-9),
+            odd_one=pl.Series(_odd_ones_out(skeleton, doubts, np.log(waits + 1e-9))),
         )
-        .with_columns(believed=ids | (pl.col("odds") >= min_odds))
+        .with_columns(believed=ids | (pl.col("odd_one") & (pl.col("odds") >= min_odds)))
     )
     # Some callers lack a call as its span got lost: chance meets one that fits now and then.
     mostly = pl.col("believed").mean().over("pair") >= MOSTLY
