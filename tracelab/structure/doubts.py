@@ -47,6 +47,7 @@ DOUBTS: Final = pl.Schema(
         "late": pl.Boolean,
         "crowded": pl.Boolean,
         "busy": pl.Boolean,
+        "hoarded": pl.Boolean,
         "extra": pl.Int64,
         "late_ms": pl.Float64,
         "weight": pl.Float64,
@@ -56,13 +57,15 @@ DOUBTS: Final = pl.Schema(
 call."""
 
 
-def find_doubts(skeleton: Skeleton) -> pl.DataFrame:
+def find_doubts(skeleton: Skeleton, table: pl.DataFrame) -> pl.DataFrame:
     """List children inside a process whose place is unusual, and why.
 
     Parameters
     ----------
     skeleton : Skeleton
         The capture, on one clock.
+    table : pl.DataFrame
+        From `find_places`.
 
     Returns
     -------
@@ -74,7 +77,6 @@ def find_doubts(skeleton: Skeleton) -> pl.DataFrame:
     SchemaError
         Never.
     """
-    table = _places(skeleton)
     signs = table.with_columns(
         *_strange(), *_crowded(), request=pl.col("request") & (pl.col("request_op") < 0.5)
     ).with_columns(
@@ -83,7 +85,7 @@ def find_doubts(skeleton: Skeleton) -> pl.DataFrame:
     doubts = signs.filter(pl.any_horizontal("request", "tenant", "strange", "late", "crowded"))
     busy = _while_busy(skeleton, doubts)
     doubts = (
-        doubts.with_columns(busy=busy > 0, busy_weight=busy)
+        doubts.with_columns(busy=busy > 0, busy_weight=busy, hoarded=False)
         .with_columns(
             # That an extra call comes late is hardly a sign of its own.
             weight=pl.max_horizontal("late_weight", "crowded_weight")
@@ -100,8 +102,25 @@ def find_doubts(skeleton: Skeleton) -> pl.DataFrame:
     return doubts.filter(~above | pl.col("strange") | pl.col("late") | pl.col("crowded"))
 
 
-def _places(skeleton: Skeleton) -> pl.DataFrame:
-    """Children of the kinds of call that something is odd about, and what is usual of each."""
+def find_places(skeleton: Skeleton) -> pl.DataFrame:
+    """List children of the kinds of call that something is odd about, and what is usual of each.
+
+    Parameters
+    ----------
+    skeleton : Skeleton
+        The capture, on one clock.
+
+    Returns
+    -------
+    pl.DataFrame
+        One row per child, with its parent, the kind of call as ``pair``, how late it started,
+        and counts over its operation and its kind of call.
+
+    Raises
+    ------
+    SchemaError
+        Never.
+    """
     rows = skeleton.intact
     parent = skeleton.parent[rows]
     near = ~FAR[skeleton.crossing[rows]] & skeleton.timed[rows] & skeleton.timed[parent]

@@ -13,7 +13,8 @@ import polars as pl
 
 from tracelab.structure.boundaries import boundary_between
 from tracelab.structure.calls import Answer, CallerClass, answer, candidate_pairs
-from tracelab.structure.doubts import RARE, find_doubts
+from tracelab.structure.doubts import RARE, find_doubts, find_places
+from tracelab.structure.hoards import ask_others, find_hoards
 from tracelab.structure.known_calls import callers_with_room, known_calls
 from tracelab.structure.laws import Law
 from tracelab.structure.skeleton import FAR, Bools, Floats, Ints, Skeleton, verdicts
@@ -54,9 +55,17 @@ def find_wrong_parents(skeleton: Skeleton, *, min_odds: float = 200.0) -> pl.Dat
         Never.
     """
     tables = [verdicts(pl.DataFrame(schema={"row": pl.Int64, "kind": pl.String}))]
-    for (op,), group in find_doubts(skeleton).group_by("op", maintain_order=True):
+    places = find_places(skeleton)
+    doubts = find_doubts(skeleton, places)
+    hoards = find_hoards(places, doubts["row"])
+    del places
+    for (op,), group in doubts.group_by("op", maintain_order=True):
         reply = _ask(skeleton, int(op), group["row"].to_numpy())
         tables.append(_verdicts(skeleton, group, reply, min_odds))
+    for (op,), group in hoards.group_by("op", maintain_order=True):
+        reply = ask_others(skeleton, int(op), group["row"].to_numpy())
+        if reply is not None:
+            tables.append(_verdicts(skeleton, group, reply, min_odds))
     return pl.concat(tables)
 
 
@@ -170,6 +179,9 @@ def _verdicts(
                     )
                 ),
                 pl.when("crowded").then(pl.lit("its parent has a call of its own already")),
+                pl.when("hoarded").then(
+                    pl.lit("few parents have all the calls, the others have none")
+                ),
                 pl.when("busy").then(
                     pl.format("runs beside another call of {}, which makes one at a time", "here")
                 ),
