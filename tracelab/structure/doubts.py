@@ -264,12 +264,13 @@ def _crowded() -> tuple[pl.Expr, ...]:
     usual_number = of_parents.median().over("pair")
     alike = (of_parents == of_parents.median()).mean().over("pair") >= 0.6
     alike &= of_parents.len().over("pair") >= HOARD
-    gathered = after & alike & (after.sum().over("parent", "op") >= HOARD * usual_number)
+    hoards = alike & (after.sum().over("parent", "op") >= HOARD * usual_number)
+    gathered = hoards & after
     share = pl.when(gathered).then(0.0).otherwise(share)
     return (
         (crowded | gathered).alias("crowded"),
         share.alias("crowded_share"),
-        number.alias("number"),
+        pl.when(hoards).then(usual_number).otherwise(number).alias("number"),
     )
 
 
