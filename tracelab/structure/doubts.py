@@ -79,9 +79,7 @@ def find_doubts(skeleton: Skeleton, table: pl.DataFrame) -> pl.DataFrame:
     """
     signs = table.with_columns(
         *_strange(), *_crowded(), request=pl.col("request") & (pl.col("request_op") < 0.5)
-    ).with_columns(
-        *_late(), *_too_many(), tenant=pl.col("tenant") & (pl.col("tenant_op") < 0.5)
-    )
+    ).with_columns(*_late(), *_too_many(), tenant=pl.col("tenant") & (pl.col("tenant_op") < 0.5))
     doubts = signs.filter(pl.any_horizontal("request", "tenant", "strange", "late", "crowded"))
     busy = _while_busy(skeleton, doubts)
     doubts = (
@@ -213,9 +211,11 @@ def _strange() -> tuple[pl.Expr, ...]:
 def _late() -> tuple[pl.Expr, ...]:
     """Say whether a start after the parent's end never happens else."""
     n_pair, late_pair, strange = pl.col("n_pair"), pl.col("late_pair"), pl.col("strange")
-    late = (pl.col("n_op") >= LEAST) & pl.col("after") & (pl.col("late_op") <= _few())
-    # A pair that is always late is a pattern of its own, however rare its operation makes it.
-    late &= (late_pair <= 0.2 * n_pair) | strange
+    late = (pl.col("n_op") >= LEAST) & pl.col("after")
+    # A pair that is often late is a pattern of its own, however rare its operation makes it.
+    late &= (late_pair <= pl.max_horizontal(1.0, RARE * n_pair)) | (
+        strange & (pl.col("late_op") <= _few())
+    )
     # Where work outlives its parent now and then nobody waits for it, and a late start is the
     # tail of its hand-over, unless it is later than any such work in time.
     outlives = pl.col("outlives")
