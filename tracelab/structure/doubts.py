@@ -32,7 +32,7 @@ HOARD: Final = 5
 
 _TOLERANCE_NS: Final = 100_000
 _TICK_NS: Final = 1_000_000
-_SAMPLE: Final = 1_000_000
+_SAMPLE: Final = 200_000
 """Calls from which it is learnt who does one thing at a time."""
 
 DOUBTS: Final = pl.Schema(
@@ -77,9 +77,7 @@ def find_doubts(skeleton: Skeleton, table: pl.DataFrame) -> pl.DataFrame:
     SchemaError
         Never.
     """
-    signs = table.with_columns(
-        *_strange(), *_crowded(), request=pl.col("request") & (pl.col("request_op") < 0.5)
-    ).with_columns(*_late(), *_too_many(), tenant=pl.col("tenant") & (pl.col("tenant_op") < 0.5))
+    signs = _many_signs(table)
     doubts = signs.filter(pl.any_horizontal("request", "tenant", "strange", "late", "crowded"))
     busy = _while_busy(skeleton, doubts)
     doubts = (
@@ -88,7 +86,7 @@ def find_doubts(skeleton: Skeleton, table: pl.DataFrame) -> pl.DataFrame:
             # That an extra call comes late is hardly a sign of its own.
             weight=pl.max_horizontal("late_weight", "crowded_weight")
             + pl.col("strange_weight")
-            + pl.col("busy_weight"),
+            + pl.col("busy_weight").cast(pl.Float64),
         )
         .select(DOUBTS.names())
         .sort("op", "row")
@@ -98,6 +96,29 @@ def find_doubts(skeleton: Skeleton, table: pl.DataFrame) -> pl.DataFrame:
     under[doubts["row"].to_numpy()] = True
     above = pl.Series(under[skeleton.parent[doubts["row"].to_numpy()]])
     return doubts.filter(~above | pl.col("strange") | pl.col("late") | pl.col("crowded"))
+
+
+def _many_signs(table: pl.DataFrame) -> pl.DataFrame:
+    """Add a column for each sign, and how much it weighs."""
+    # Lazily, for what the signs have in common is then computed once.
+    signs = table.lazy().with_columns(*_strange(), *_crowded()).collect()
+    any_late = pl.col("late_pair") > OFTEN * pl.col("n_pair")
+    families = signs.filter(pl.col("crowded") & any_late)["family"].unique()
+    # Where calls are late as a rule any of a crowded parent's may be the one too many.
+    crowded = pl.col("crowded") | (any_late & pl.col("family").is_in(families.implode()))
+    return (
+        signs.lazy()
+        .with_columns(
+            *_late(),
+            crowded=crowded,
+            crowded_weight=_weight(pl.col("crowded_share"), crowded),
+            extra=pl.when(crowded).then(pl.col("calls") - pl.col("number")).otherwise(0),
+            request=pl.col("request") & (pl.col("request_op") < 0.5),
+            tenant=pl.col("tenant") & (pl.col("tenant_op") < 0.5),
+        )
+        .with_columns(pl.col("extra").cast(pl.Int64))
+        .collect()
+    )
 
 
 def find_places(skeleton: Skeleton) -> pl.DataFrame:
@@ -111,8 +132,8 @@ def find_places(skeleton: Skeleton) -> pl.DataFrame:
     Returns
     -------
     pl.DataFrame
-        One row per child, with its parent, the kind of call as ``pair``, how late it started,
-        and counts over its operation and its kind of call.
+        One row per child: the kind of call (operation and its caller's) as ``pair``, all calls of
+        one operation by one parent as ``family``, how late it started, and counts of each.
 
     Raises
     ------
@@ -147,6 +168,7 @@ def find_places(skeleton: Skeleton) -> pl.DataFrame:
             "parent": parent,
             "op": op,
             "pair": pair[keep],
+            "family": parent * ops + op,
             "callers": np.bincount(skeleton.op, minlength=ops)[parent_op],
             "start": skeleton.start[rows],
             "gap": skeleton.start[rows] - skeleton.start[parent],
@@ -161,8 +183,8 @@ def find_places(skeleton: Skeleton) -> pl.DataFrame:
             "tenant_op": of_op["tenant"][op],
         }
     ).with_columns(
-        rank=pl.col("start").rank("ordinal").over("parent", "op"),
-        calls=pl.len().over("parent", "op"),
+        rank=pl.col("start").rank("ordinal").over("family"),
+        calls=pl.len().over("family"),
         n_pair=pl.len().over("pair"),
         inside_pair=pl.col("inside").sum().over("pair"),
         late_pair=pl.col("after").sum().over("pair"),
@@ -183,7 +205,8 @@ def _grains(skeleton: Skeleton) -> Ints:
 
 def _weight(share: pl.Expr, sign: pl.Expr, *, least: float = RARE) -> pl.Expr:
     """Log of how unlikely a sign is where honest calls show it with this share; 0 without it."""
-    return pl.when(sign).then(-pl.max_horizontal(share, least).log()).otherwise(0.0).clip(0.0)
+    unlikely = -pl.max_horizontal(share, least).log()
+    return pl.when(sign).then(unlikely).otherwise(0.0).clip(0.0).cast(pl.Float32)
 
 
 def _few() -> pl.Expr:
@@ -253,7 +276,7 @@ def _crowded() -> tuple[pl.Expr, ...]:
     last = (pl.col("rank") == number) & (pl.col("calls") == number)
     outlive = (last & ~pl.col("inside")).sum().over("pair")
     common_to_outlive = outlive > OFTEN * last.sum().over("pair")
-    step = pl.col("start").diff().over("parent", "op", order_by="start")
+    step = pl.col("start").diff().over("family", order_by="start")
     together = (step <= _TOLERANCE_NS).fill_null(value=False)
     crowded &= after | ~(common_to_outlive | together)
     share = crowd.sum().over("pair") / n_pair
@@ -264,28 +287,13 @@ def _crowded() -> tuple[pl.Expr, ...]:
     usual_number = of_parents.median().over("pair")
     alike = (of_parents == of_parents.median()).mean().over("pair") >= 0.6
     alike &= of_parents.len().over("pair") >= HOARD
-    hoards = alike & (after.sum().over("parent", "op") >= HOARD * usual_number)
+    hoards = alike & (after.sum().over("family") >= HOARD * usual_number)
     gathered = hoards & after
     share = pl.when(gathered).then(0.0).otherwise(share)
     return (
         (crowded | gathered).alias("crowded"),
-        share.alias("crowded_share"),
-        pl.when(hoards).then(usual_number).otherwise(number).alias("number"),
-    )
-
-
-def _too_many() -> tuple[pl.Expr, ...]:
-    """Say which calls of a crowded parent may be those too many.
-
-    Where calls are late as a rule that may be any of them.
-    """
-    any_late = pl.col("late_pair") > OFTEN * pl.col("n_pair")
-    crowded = pl.col("crowded") | (pl.col("crowded").any().over("parent", "op") & any_late)
-    extra = pl.col("calls") - pl.col("number")
-    return (
-        crowded.alias("crowded"),
-        _weight(pl.col("crowded_share"), crowded).alias("crowded_weight"),
-        pl.when(crowded).then(extra).otherwise(0).cast(pl.Int64).alias("extra"),
+        share.cast(pl.Float32).alias("crowded_share"),
+        pl.when(hoards).then(usual_number).otherwise(number).cast(pl.Float32).alias("number"),
     )
 
 

@@ -39,7 +39,7 @@ def find_hoards(places: pl.DataFrame, known: pl.Series) -> pl.DataFrame:
     SchemaError
         Never.
     """
-    gathered = pl.col("after").sum().over("parent", "op") >= HOARD
+    gathered = pl.col("after").sum().over("family") >= HOARD
     kinds = (
         places.with_columns(gathered=gathered & pl.col("after"))
         .group_by("pair")

@@ -23,6 +23,10 @@ from tracelab.structure.spine import span_words, take_rows
 MOSTLY: Final = 0.6
 """Least share of the calls of what may be a code path that callers elsewhere must lack."""
 
+GONE: Final = 0.1
+"""How much likelier an honest call is where nobody else could have made it: of ten callers one may
+have got lost."""
+
 _TOLERANCE_NS: Final = 100_000
 
 
@@ -105,7 +109,7 @@ def _odd_ones_out(skeleton: Skeleton, doubts: pl.DataFrame, waits: Floats) -> Bo
     odd = np.ones(rows.size, bool)
     for code in np.unique(pair[extra > 0]):
         mine = np.flatnonzero((pair == code) & (extra > 0))
-        owners, owner, calls = np.unique(parent[mine], return_inverse=True, return_counts=True)
+        _, owner, calls = np.unique(parent[mine], return_inverse=True, return_counts=True)
         contested = mine[calls[owner] > extra[mine]]
         if not contested.size:
             continue
@@ -123,6 +127,16 @@ def _odd_ones_out(skeleton: Skeleton, doubts: pl.DataFrame, waits: Floats) -> Bo
     return odd
 
 
+def _anybody_open(skeleton: Skeleton, rows: Ints, reply: Answer | None) -> Bools:
+    """Tell at which calls another caller that lacks such a call was at work."""
+    anybody = np.zeros(rows.size, bool)
+    if reply is not None:
+        callee, caller = reply.pairs.callee, reply.pairs.caller
+        at_work = skeleton.end[caller] + _TOLERANCE_NS >= skeleton.start[rows[callee]]
+        anybody[callee[at_work]] = True
+    return anybody
+
+
 def _verdicts(
     skeleton: Skeleton, doubts: pl.DataFrame, reply: Answer | None, min_odds: float
 ) -> pl.DataFrame:
@@ -136,6 +150,7 @@ def _verdicts(
     others = take_rows(skeleton.ops, pl.Series(skeleton.op[shown]))
     ids = pl.col("request") | pl.col("tenant")
     waits = called / np.maximum(1.0 - called, RARE)
+    anybody = np.where(_anybody_open(skeleton, rows, reply), 1.0, GONE)
     judged = (
         boundary_between(skeleton, shown, rows)
         .hstack(doubts)
@@ -146,10 +161,10 @@ def _verdicts(
             there=span_words(others),
             from_service=others["service_name"],
             to_service=skeleton.service_names(skeleton.service[rows]),
-            odds=pl.col("weight").exp() * pl.Series(np.clip(waits, 1.0, 1 / RARE)) * (1 + 1e-9),
+            odds=pl.col("weight").exp() * pl.Series(np.clip(waits, 1.0, 1 / RARE) * anybody),
             odd_one=pl.Series(_odd_ones_out(skeleton, doubts, np.log(waits + 1e-9))),
         )
-        .with_columns(believed=ids | (pl.col("odd_one") & (pl.col("odds") >= min_odds)))
+        .with_columns(believed=ids | (pl.col("odd_one") & (pl.col("odds") >= 0.999 * min_odds)))
     )
     # Some callers lack a call as its span got lost: chance meets one that fits now and then.
     mostly = pl.col("believed").mean().over("pair") >= MOSTLY
