@@ -9,6 +9,7 @@ from typing import Final
 import numpy as np
 import polars as pl
 
+from tracelab.structure.conflicts import where_ids_change
 from tracelab.structure.skeleton import FAR, Bools, Ints, Skeleton
 
 RARE: Final = 0.02
@@ -150,8 +151,8 @@ def find_places(skeleton: Skeleton) -> pl.DataFrame:
     inside = skeleton.end[rows] <= skeleton.end[parent] + grain
     after = late_ns > grain
     del grain
-    request = np.isin(rows, _where_ids_change(skeleton, "request", rows), assume_unique=True)
-    tenant = np.isin(rows, _where_ids_change(skeleton, "tenant", rows), assume_unique=True)
+    request = np.isin(rows, where_ids_change(skeleton, "request", rows), assume_unique=True)
+    tenant = np.isin(rows, where_ids_change(skeleton, "tenant", rows), assume_unique=True)
     op, parent_op = skeleton.op[rows], skeleton.op[parent]
     ops = skeleton.ops.height
     n_op = np.bincount(op, minlength=ops)
@@ -368,42 +369,3 @@ def _is_tail() -> pl.Expr:
     behind = pl.col("after").cum_sum().over("pair", order_by=near)
     slack = (-pl.col("late_ms")).filter(~pl.col("after")).median().over("pair")
     return ((before + 1 >= behind) & (pl.col("late_ms") <= slack)).fill_null(value=False)
-
-
-def _where_ids_change(skeleton: Skeleton, name: str, rows: Ints) -> Ints:
-    """List children at whose link to the parent an id changes.
-
-    Spans in between may carry no id: a call inside such a span, in its time, is its own, so the
-    link that went wrong is the one above it.
-    """
-    blamed = rows[_conflict(skeleton, name, rows)]
-    values = skeleton.column(name)
-    for _ in range(64):
-        above = skeleton.parent[blamed]
-        climbs = (values[above] == 0) & (skeleton.parent[above] >= 0)
-        climbs &= skeleton.process[above] == skeleton.process[blamed]
-        climbs &= skeleton.start[blamed] >= skeleton.start[above]
-        climbs &= skeleton.end[blamed] <= skeleton.end[above]
-        if not climbs.any():
-            break
-        blamed = np.where(climbs, above, blamed)
-    return np.unique(blamed)
-
-
-def _conflict(skeleton: Skeleton, name: str, rows: Ints) -> Bools:
-    """Whether an id on the child differs from the one on its nearest ancestor that has one."""
-    values = skeleton.column(name)
-    if not values.any():
-        return np.zeros(rows.size, bool)
-    conflict = np.zeros(rows.size, bool)
-    asked = np.flatnonzero(values[rows] != 0)
-    above = skeleton.parent[rows[asked]]
-    for _ in range(64):
-        live = above >= 0
-        asked, above = asked[live], above[live]
-        if not asked.size:
-            break
-        known = values[above] != 0
-        conflict[asked[known]] = values[rows[asked[known]]] != values[above[known]]
-        asked, above = asked[~known], skeleton.parent[above[~known]]
-    return conflict
