@@ -328,3 +328,16 @@ def test_ends_that_differ_by_less_than_a_tick_are_one():
         # Times that begin at a tick seem to end behind the parent, which waited.
         capture.span(home, 100 + number, 1, name="push", start=at + 3, duration=7.5)
     assert {row[0] for row in wrong_parents(capture)} == {span_id(180), span_id(220), span_id(260)}
+
+
+def test_a_call_too_many_in_its_parents_time_is_a_leak_only_where_workers_are_seen_to_leak():
+    for late in (frozenset(range(30, 58, 4)), frozenset()):
+        lost = late | {5}
+        capture = Capture()
+        for number in range(2 * REQUESTS):
+            at = 20 * number
+            capture.span(number, 1, kind="SERVER", name="GET", start=at, duration=35)
+            home = number - 1 if number == 5 else number - 9 if number in late else number
+            capture.span(home, 100 + number, 1, name="pack", start=at + 2 + number % 3, duration=3)
+        expected = {span_id(100 + number) for number in lost} if late else set()
+        assert {row[0] for row in wrong_parents(capture)} == expected

@@ -28,6 +28,9 @@ CROWDED: Final = 0.3
 OFTEN: Final = 0.1
 """A share from which a thing is common."""
 
+RETRIES: Final = 0.2
+"""Of calls too many in their parent's time at least as many are honest."""
+
 HOARD: Final = 5
 """Least number of parents that show what is usual, and least multiple of it that is not."""
 
@@ -107,12 +110,20 @@ def _many_signs(table: pl.DataFrame) -> pl.DataFrame:
     families = signs.filter(pl.col("crowded") & any_late)["family"].unique()
     # Where calls are late as a rule any of a crowded parent's may be the one too many.
     crowded = pl.col("crowded") | (any_late & pl.col("family").is_in(families.implode()))
+    # Where workers are seen to keep contexts, a call too many in the parent's time may be theirs,
+    # which says little: it may as well be a retry.
+    leaks = (pl.col("crowded") & pl.col("after")).sum().over("pair") >= LEAST
+    again = (pl.col("rank") > pl.col("number")) & pl.col("inside") & ~any_late
+    families = signs.filter(leaks & again)["family"].unique()
+    again = pl.col("inside") & pl.col("family").is_in(families.implode())
+    share = pl.when(again).then(RETRIES).otherwise("crowded_share")
+    crowded |= again
     return (
         signs.lazy()
         .with_columns(
             *_late(),
             crowded=crowded,
-            crowded_weight=_weight(pl.col("crowded_share"), crowded),
+            crowded_weight=_weight(share, crowded),
             extra=pl.when(crowded).then(pl.col("calls") - pl.col("number")).otherwise(0),
             request=pl.col("request") & (pl.col("request_op") < 0.5),
             tenant=pl.col("tenant") & (pl.col("tenant_op") < 0.5),
