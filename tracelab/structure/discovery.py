@@ -84,7 +84,7 @@ def discover_callers(
     *,
     local: bool,
     tolerance_ns: int,
-    peers: Peers,
+    peers: Peers | None = None,
 ) -> list[Suspect]:
     """Find caller classes that account for callees whose callers were never seen.
 
@@ -100,8 +100,8 @@ def discover_callers(
         Whether the caller must be in the callee's process.
     tolerance_ns : int
         How far a callee may start before its caller.
-    peers : Peers
-        What peer addresses say.
+    peers : Peers, optional
+        What peer addresses say; asked of callers in other processes alone.
 
     Returns
     -------
@@ -117,7 +117,11 @@ def discover_callers(
         return []
     if local and int(skeleton.op_kind[op]) == INTERNAL and _ticks(skeleton.start[callees]):
         return []  # a timetable of its own explains whatever it coincides with
-    candidates = _beside(skeleton, op, callees) if local else _afar(skeleton, op, callees, peers)
+    candidates = (
+        _beside(skeleton, op, callees)
+        if local or peers is None
+        else _afar(skeleton, op, callees, peers)
+    )
     found = []
     for code, rows in candidates:
         durations = skeleton.end[rows] - skeleton.start[rows]

@@ -13,67 +13,40 @@ import polars as pl
 
 from tracelab.structure.boundaries import boundary_between
 from tracelab.structure.calls import Answer, CallerClass, answer, candidate_pairs
+from tracelab.structure.doubts import RARE, find_doubts, find_places
+from tracelab.structure.hoards import ask_others, find_hoards
 from tracelab.structure.known_calls import callers_with_room, known_calls
-from tracelab.structure.skeleton import (
-    FAR,
-    Bools,
-    Floats,
-    Ints,
-    Skeleton,
-    pair_codes,
-    verdicts,
-)
+from tracelab.structure.laws import Law
+from tracelab.structure.skeleton import FAR, Bools, Floats, Ints, Skeleton, verdicts
 from tracelab.structure.spine import span_words, take_rows
-
-RARE: Final = 0.02
-"""At most this share of an operation's spans may look like this for it to be unusual."""
-
-MIN_USUAL: Final = 20
-"""Least spans of an operation before anything about it is unusual."""
-
-SELDOM: Final = 0.1
-"""At most this share of a caller's spans may call an operation for the call to be strange."""
-
-CROWDED: Final = 0.3
-"""At most this share of callers may call an operation twice for a second call to be unusual."""
 
 MOSTLY: Final = 0.6
 """Least share of the calls of what may be a code path that callers elsewhere must lack."""
 
-HOARD: Final = 5
-"""Least number of parents that show what is usual, and least multiple of it that is not."""
+GONE: Final = 0.1
+"""How much likelier an honest call is where nobody else could have made it: of ten callers one may
+have got lost."""
 
 _TOLERANCE_NS: Final = 100_000
-_DOUBTS: Final = pl.Schema(
-    {
-        "row": pl.Int64,
-        "op": pl.Int64,
-        "pair": pl.Int64,
-        "path": pl.Boolean,
-        "n_op": pl.Int64,
-        "request": pl.Boolean,
-        "tenant": pl.Boolean,
-        "strange": pl.Boolean,
-        "late": pl.Boolean,
-        "crowded": pl.Boolean,
-        "late_ms": pl.Float64,
-    }
-)
 
 
-def find_wrong_parents(skeleton: Skeleton, *, min_probability: float = 0.8) -> pl.DataFrame:
+def find_wrong_parents(skeleton: Skeleton, *, min_odds: float = 200.0) -> pl.DataFrame:
     """Find children whose parent belongs to another request.
 
-    Fire and forget, retries and rare code paths are legal: an unusual place alone is no
-    verdict. It takes ids that conflict, or a place that is strange both in kind and in time,
-    or a caller elsewhere that fits with `min_probability`.
+    Fire and forget, retries and rare code paths are legal: one unusual thing alone is no verdict,
+    unless callers that wait for such a call never else leave it behind. Ids that conflict are
+    proof; else the signs are multiplied: a strange caller, a late start, a call too many, a call
+    beside another under a parent that does one thing at a time, and a caller elsewhere that waits
+    for just this call.
 
     Parameters
     ----------
     skeleton : Skeleton
         The capture, on one clock.
-    min_probability : float
-        Least probability of another caller where ids say nothing.
+    min_odds : float
+        How unlikely its signs must make an honest call where ids say nothing. A call that is
+        strange in one of fifty ways needs a caller elsewhere that is four times likelier than
+        not.
 
     Returns
     -------
@@ -85,185 +58,19 @@ def find_wrong_parents(skeleton: Skeleton, *, min_probability: float = 0.8) -> p
     SchemaError
         Never.
     """
-    doubts = _doubts(skeleton)
     tables = [verdicts(pl.DataFrame(schema={"row": pl.Int64, "kind": pl.String}))]
+    places = find_places(skeleton)
+    doubts = find_doubts(skeleton, places)
+    hoards = find_hoards(places, doubts["row"])
+    del places
     for (op,), group in doubts.group_by("op", maintain_order=True):
-        rows = group["row"].to_numpy()
-        reply = _ask(skeleton, int(op), rows)
-        tables.append(_verdicts(skeleton, group, reply, min_probability))
+        reply = _ask(skeleton, int(op), group["row"].to_numpy())
+        tables.append(_verdicts(skeleton, group, reply, min_odds))
+    for (op,), group in hoards.group_by("op", maintain_order=True):
+        reply = ask_others(skeleton, int(op), group["row"].to_numpy())
+        if reply is not None:
+            tables.append(_verdicts(skeleton, group, reply, min_odds))
     return pl.concat(tables)
-
-
-def _doubts(skeleton: Skeleton) -> pl.DataFrame:
-    """List children inside a process whose place is unusual, and why."""
-    rows = skeleton.intact
-    parent = skeleton.parent[rows]
-    near = ~FAR[skeleton.crossing[rows]] & skeleton.timed[rows] & skeleton.timed[parent]
-    rows, parent = rows[near & (rows != parent)], parent[near & (rows != parent)]
-    late_ns = skeleton.start[rows] - skeleton.end[parent]
-    inside = skeleton.end[rows] <= skeleton.end[parent]
-    request = np.isin(rows, _where_ids_change(skeleton, "request", rows), assume_unique=True)
-    tenant = np.isin(rows, _where_ids_change(skeleton, "tenant", rows), assume_unique=True)
-    op, parent_op = skeleton.op[rows], skeleton.op[parent]
-    ops = skeleton.ops.height
-    n_op = np.bincount(op, minlength=ops)
-    of_op = {
-        name: np.bincount(op, weights=marks, minlength=ops) / np.maximum(n_op, 1)
-        for name, marks in (("late", late_ns > 0), ("request", request), ("tenant", tenant))
-    }
-    pair = pair_codes(op, parent_op, ops)
-    keep = _may_be_odd(pair, n_op[op], odd=request | tenant | ~inside | (late_ns > 0))
-    rows, parent, op, parent_op = rows[keep], parent[keep], op[keep], parent_op[keep]
-    table = pl.DataFrame(
-        {
-            "row": rows,
-            "parent": parent,
-            "op": op,
-            "pair": pair[keep],
-            "callers": np.bincount(skeleton.op, minlength=ops)[parent_op],
-            "start": skeleton.start[rows],
-            "gap": skeleton.start[rows] - skeleton.start[parent],
-            "late": late_ns[keep] > 0,
-            "late_ms": late_ns[keep] / 1e6,
-            "request": request[keep],
-            "tenant": tenant[keep],
-            "inside": inside[keep],
-            "n_op": n_op[op],
-            "late_op": of_op["late"][op],
-            "request_op": of_op["request"][op],
-            "tenant_op": of_op["tenant"][op],
-        }
-    ).with_columns(
-        rank=pl.col("start").rank("ordinal").over("parent", "op"),
-        calls=pl.len().over("parent", "op"),
-        n_pair=pl.len().over("pair"),
-        inside_pair=pl.col("inside").sum().over("pair"),
-        late_pair=pl.col("late").sum().over("pair"),
-    )
-    common = pl.col("n_op") >= MIN_USUAL
-    few = pl.max_horizontal(1.0, RARE * pl.col("n_op"))
-    strange = common & (pl.col("n_pair") <= few)
-    # A caller that is rare itself and often calls this is a code path of its own.
-    strange &= pl.col("n_pair") <= SELDOM * pl.col("callers")
-    # A rare call that comes again and always fits into its caller may be a code path.
-    path = (pl.col("n_pair") >= 5) & (pl.col("inside_pair") == pl.col("n_pair"))
-    rare_late = common & pl.col("late") & (pl.col("late_op") * pl.col("n_op") <= few)
-    # A pair that is always late is a pattern of its own, however rare its operation makes it.
-    rare_late &= (pl.col("late_pair") <= 0.2 * pl.col("n_pair")) | strange
-    # Where work outlives its parent now and then nobody waits for it, and a late start is the
-    # tail of its hand-over, unless it is later than any such work in time.
-    outlives = (~pl.col("inside") & ~pl.col("late")).sum().over("pair")
-    usual = pl.col("gap").filter(~pl.col("late")).quantile(0.995).over("pair")
-    waited = outlives <= pl.max_horizontal(1.0, 0.005 * pl.col("n_pair"))
-    seldom = (outlives <= 0.1 * pl.col("n_pair")) & (pl.col("gap") > usual).fill_null(value=True)
-    seldom &= ~_is_tail()
-    rare_late &= waited | seldom | strange
-    # A second call that outlives its parent is no retry, for which the parent would wait: it
-    # may be a worker's that still holds the context of its first request.
-    number = pl.col("calls").median().over("pair")
-    crowd = (pl.col("rank") > number) & ~pl.col("inside")
-    regular = (pl.col("calls") == number).mean().over("pair") >= 0.6
-    crowded = common & crowd & regular
-    # What starts in its parent's time is no leak where the regular last call outlives it as well,
-    # nor where it starts together with a sibling: a race has losers.
-    last = (pl.col("rank") == number) & (pl.col("calls") == number)
-    outlive = (last & ~pl.col("inside")).sum().over("pair")
-    common_to_outlive = outlive > SELDOM * last.sum().over("pair")
-    step = pl.col("start").diff().over("parent", "op", order_by="start")
-    together = (step <= _TOLERANCE_NS).fill_null(value=False)
-    crowded &= pl.col("late") | ~(common_to_outlive | together)
-    crowded &= crowd.sum().over("pair") <= CROWDED * pl.col("n_pair")
-    # A context that was never given back gathers all later calls under one old parent, until they
-    # are most of the operation; that parents usually have fewer is told by the parents alone.
-    of_parents = pl.col("calls").filter(pl.col("rank") == 1)
-    usual_number = of_parents.median().over("pair")
-    alike = (of_parents == of_parents.median()).mean().over("pair") >= 0.6
-    alike &= of_parents.len().over("pair") >= HOARD
-    gathered = pl.col("late").sum().over("parent", "op")
-    crowded |= pl.col("late") & alike & (gathered >= HOARD * usual_number)
-    doubts = (
-        table.with_columns(
-            crowded=crowded,
-            request=pl.col("request") & (pl.col("request_op") < 0.5),
-            tenant=pl.col("tenant") & (pl.col("tenant_op") < 0.5),
-            strange=strange,
-            path=path,
-            late=rare_late,
-        )
-        .filter(pl.any_horizontal("request", "tenant", "strange", "late", "crowded"))
-        .select(_DOUBTS.names())
-        .sort("op", "row")
-    )
-    # Below a doubtful span ids differ from those further up through no fault of their own.
-    under = np.zeros(skeleton.n, bool)
-    under[doubts["row"].to_numpy()] = True
-    above = pl.Series(under[skeleton.parent[doubts["row"].to_numpy()]])
-    return doubts.filter(~above | pl.col("strange") | pl.col("late") | pl.col("crowded"))
-
-
-def _may_be_odd(pair: Ints, n_op: Ints, *, odd: Bools) -> Bools:
-    """Tell which calls are of a kind (operation and its caller's) that something is odd about.
-
-    Most kinds always lie within their caller; what would be looked at in them takes seconds at
-    tens of millions.
-    """
-    codes, kind = np.unique(pair, return_inverse=True)
-    count = np.bincount(kind, minlength=codes.size)
-    any_odd = np.bincount(kind, weights=odd, minlength=codes.size) > 0
-    found: Bools = any_odd[kind] | (count[kind] <= np.maximum(1, RARE * n_op))
-    return found
-
-
-def _is_tail() -> pl.Expr:
-    """Whether so late a start continues what happens just before the parent's end.
-
-    Delays grow rarer as they grow longer: as many calls start shortly before the end as shortly
-    behind it, and none later behind it than most start before it.
-    """
-    near = pl.col("late_ms").abs()
-    before = (~pl.col("late")).cum_sum().over("pair", order_by=near)
-    behind = pl.col("late").cum_sum().over("pair", order_by=near)
-    slack = (-pl.col("late_ms")).filter(~pl.col("late")).median().over("pair")
-    return ((before + 1 >= behind) & (pl.col("late_ms") <= slack)).fill_null(value=False)
-
-
-def _where_ids_change(skeleton: Skeleton, name: str, rows: Ints) -> Ints:
-    """List children at whose link to the parent an id changes.
-
-    Spans in between may carry no id: a call inside such a span, in its time, is its own, so the
-    link that went wrong is the one above it.
-    """
-    blamed = rows[_conflict(skeleton, name, rows)]
-    values = skeleton.column(name)
-    for _ in range(64):
-        above = skeleton.parent[blamed]
-        climbs = (values[above] == 0) & (skeleton.parent[above] >= 0)
-        climbs &= skeleton.process[above] == skeleton.process[blamed]
-        climbs &= skeleton.start[blamed] >= skeleton.start[above]
-        climbs &= skeleton.end[blamed] <= skeleton.end[above]
-        if not climbs.any():
-            break
-        blamed = np.where(climbs, above, blamed)
-    return np.unique(blamed)
-
-
-def _conflict(skeleton: Skeleton, name: str, rows: Ints) -> Bools:
-    """Whether an id on the child differs from the one on its nearest ancestor that has one."""
-    values = skeleton.column(name)
-    if not values.any():
-        return np.zeros(rows.size, bool)
-    conflict = np.zeros(rows.size, bool)
-    asked = np.flatnonzero(values[rows] != 0)
-    above = skeleton.parent[rows[asked]]
-    for _ in range(64):
-        live = above >= 0
-        asked, above = asked[live], above[live]
-        if not asked.size:
-            break
-        known = values[above] != 0
-        conflict[asked[known]] = values[rows[asked[known]]] != values[above[known]]
-        asked, above = asked[~known], skeleton.parent[above[~known]]
-    return conflict
 
 
 def _ask(skeleton: Skeleton, op: int, doubtful: Ints) -> Answer | None:
@@ -291,8 +98,47 @@ def _ask(skeleton: Skeleton, op: int, doubtful: Ints) -> Answer | None:
     return answer(skeleton, doubtful, classes, pairs)
 
 
+def _odd_ones_out(skeleton: Skeleton, doubts: pl.DataFrame, waits: Floats) -> Bools:
+    """Tell which calls of a parent that has some too many are those.
+
+    The ones for which another caller waits and that fit their parent's delays worst.
+    """
+    rows, pair = doubts["row"].to_numpy(), doubts["pair"].to_numpy()
+    extra = doubts["extra"].to_numpy()
+    parent = skeleton.parent[rows]
+    odd = np.ones(rows.size, bool)
+    for code in np.unique(pair[extra > 0]):
+        mine = np.flatnonzero((pair == code) & (extra > 0))
+        _, owner, calls = np.unique(parent[mine], return_inverse=True, return_counts=True)
+        contested = mine[calls[owner] > extra[mine]]
+        if not contested.size:
+            continue
+        every = skeleton.by_op.rows(int(skeleton.op[rows[contested[0]]]))
+        above = skeleton.parent[every]
+        alike = (above >= 0) & (skeleton.op[above] == skeleton.op[parent[contested[0]]])
+        alike &= ~np.isin(every, rows)
+        law = Law.fit(skeleton.start[every[alike]] - skeleton.start[above[alike]])
+        fits = law.log_at(skeleton.start[rows[contested]] - skeleton.start[parent[contested]])
+        score = waits[contested] - fits
+        place = pl.DataFrame({"parent": parent[contested], "score": score}).select(
+            pl.col("score").rank("ordinal", descending=True).over("parent")
+        )
+        odd[contested] = place.to_series().to_numpy() <= extra[contested]
+    return odd
+
+
+def _anybody_open(skeleton: Skeleton, rows: Ints, reply: Answer | None) -> Bools:
+    """Tell at which calls another caller that lacks such a call was at work."""
+    anybody = np.zeros(rows.size, bool)
+    if reply is not None:
+        callee, caller = reply.pairs.callee, reply.pairs.caller
+        at_work = skeleton.end[caller] + _TOLERANCE_NS >= skeleton.start[rows[callee]]
+        anybody[callee[at_work]] = True
+    return anybody
+
+
 def _verdicts(
-    skeleton: Skeleton, doubts: pl.DataFrame, reply: Answer | None, min_probability: float
+    skeleton: Skeleton, doubts: pl.DataFrame, reply: Answer | None, min_odds: float
 ) -> pl.DataFrame:
     rows = doubts["row"].to_numpy()
     nobody = np.zeros(rows.size)
@@ -303,39 +149,35 @@ def _verdicts(
     parents = take_rows(skeleton.ops, pl.Series(skeleton.op[skeleton.parent[rows]]))
     others = take_rows(skeleton.ops, pl.Series(skeleton.op[shown]))
     ids = pl.col("request") | pl.col("tenant")
-    # Once in fewer than fifty is not rare enough to speak for itself.
-    both = pl.col("strange") & pl.col("late") & (pl.col("n_op") >= 1 / RARE)
-    confidence = (
-        pl.when(ids)
-        .then(0.95)
-        .when(both)
-        .then(pl.max_horizontal(0.9, "called"))
-        .otherwise(pl.col("called"))
-        .clip(0.0, 0.98)
-    )
-    # Some callers lack a call as its span got lost: chance meets one that fits now and then.
-    mostly = pl.col("believed").mean().over("pair") >= MOSTLY
-    table = (
+    waits = called / np.maximum(1.0 - called, RARE)
+    anybody = np.where(_anybody_open(skeleton, rows, reply), 1.0, GONE)
+    judged = (
         boundary_between(skeleton, shown, rows)
         .hstack(doubts)
         .with_columns(
-            called=pl.Series(called),
             sure=pl.Series(np.minimum(sure, 0.99)),
             best=pl.Series(best),
             here=span_words(parents),
             there=span_words(others),
             from_service=others["service_name"],
             to_service=skeleton.service_names(skeleton.service[rows]),
+            odds=pl.col("weight").exp() * pl.Series(np.clip(waits, 1.0, 1 / RARE) * anybody),
+            odd_one=pl.Series(_odd_ones_out(skeleton, doubts, np.log(waits + 1e-9))),
         )
-        .with_columns(believed=pl.min_horizontal("called", "sure") >= min_probability)
-        .filter(ids | both | (pl.col("believed") & (~pl.col("path") | mostly)))
+        .with_columns(believed=ids | (pl.col("odd_one") & (pl.col("odds") >= 0.999 * min_odds)))
     )
+    # Some callers lack a call as its span got lost: chance meets one that fits now and then.
+    mostly = pl.col("believed").mean().over("pair") >= MOSTLY
+    table = judged.filter(ids | (pl.col("believed") & (~pl.col("path") | mostly)))
     proposed = (pl.col("sure") >= 0.5) & (pl.col("best") >= 0)
     return verdicts(
         table.with_columns(
             kind=pl.lit("wrong_parent"),
             cause=pl.lit("context_leak"),
-            confidence=confidence,
+            confidence=pl.when(ids)
+            .then(0.95)
+            .otherwise(pl.col("odds") / (pl.col("odds") + 20))
+            .clip(0.0, 0.98),
             severity=pl.lit("error"),
             proposed_row=pl.when(proposed).then("best"),
             proposed_confidence=pl.when(proposed).then("sure"),
@@ -352,6 +194,12 @@ def _verdicts(
                     )
                 ),
                 pl.when("crowded").then(pl.lit("its parent has a call of its own already")),
+                pl.when("hoarded").then(
+                    pl.lit("few parents have all the calls, the others have none")
+                ),
+                pl.when("busy").then(
+                    pl.format("runs beside another call of {}, which makes one at a time", "here")
+                ),
                 pl.when(proposed).then(pl.format("{} waits for just such a call", "there")),
             ).list.drop_nulls(),
             alternatives=pl.when(ids)

@@ -1,5 +1,6 @@
 """When processes lived, fell silent, or lost spans in bursts."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final
 
