@@ -10,7 +10,7 @@ import numpy as np
 import polars as pl
 
 from tracelab.structure.conflicts import where_ids_change
-from tracelab.structure.skeleton import FAR, Bools, Ints, Skeleton, pair_codes
+from tracelab.structure.skeleton import FAR, Ints, Skeleton, pair_codes
 
 RARE: Final = 0.02
 """At most this share of an operation's spans may look like this for it to be unusual. No sign but
@@ -36,6 +36,9 @@ HOARD: Final = 5
 
 _TOLERANCE_NS: Final = 100_000
 _TICK_NS: Final = 1_000_000
+_AT_ONCE: Final = 4_000_000
+"""Calls that are looked at in one go: what stands beside the capture meanwhile is small."""
+
 _SAMPLE: Final = 200_000
 """Calls from which it is learnt who does one thing at a time."""
 
@@ -155,52 +158,96 @@ def find_places(skeleton: Skeleton) -> pl.DataFrame:
     rows = skeleton.intact
     parent = skeleton.parent[rows]
     near = ~FAR[skeleton.crossing[rows]] & skeleton.timed[rows] & skeleton.timed[parent]
-    near &= rows != parent
-    rows, parent = rows[near], parent[near]
-    grain = _grains(skeleton)[skeleton.process[rows]]
-    late_ns = skeleton.start[rows] - skeleton.end[parent]
-    inside = skeleton.end[rows] <= skeleton.end[parent] + grain
-    after = late_ns > grain
-    del grain
-    request = np.isin(rows, where_ids_change(skeleton, "request", rows), assume_unique=True)
-    tenant = np.isin(rows, where_ids_change(skeleton, "tenant", rows), assume_unique=True)
-    op, parent_op = skeleton.op[rows], skeleton.op[parent]
-    ops = skeleton.ops.height
-    n_op = np.bincount(op, minlength=ops)
-    of_op = {
-        name: np.bincount(op, weights=marks, minlength=ops) / np.maximum(n_op, 1)
-        for name, marks in (("late", after), ("request", request), ("tenant", tenant))
-    }
-    pair = pair_codes(op, parent_op, ops)
-    keep = _may_be_odd(pair, n_op[op], odd=request | tenant | ~inside | after)
-    rows, parent, op, parent_op = rows[keep], parent[keep], op[keep], parent_op[keep]
-    return pl.DataFrame(
-        {
-            "row": rows,
-            "parent": parent,
-            "op": op,
-            "pair": pair[keep],
-            "family": pair_codes(parent, op, ops),
-            "callers": np.bincount(skeleton.op, minlength=ops)[parent_op],
-            "start": skeleton.start[rows],
-            "gap": skeleton.start[rows] - skeleton.start[parent],
-            "after": after[keep],
-            "late_ms": late_ns[keep] / 1e6,
-            "request": request[keep],
-            "tenant": tenant[keep],
-            "inside": inside[keep],
-            "n_op": n_op[op],
-            "late_op": of_op["late"][op] * n_op[op],
-            "request_op": of_op["request"][op],
-            "tenant_op": of_op["tenant"][op],
+    rows = rows[near & (rows != parent)]
+    del parent, near
+    parts = [rows[at : at + _AT_ONCE] for at in range(0, max(rows.size, 1), _AT_ONCE)]
+    look = _Look(skeleton, rows)
+    # Twice, since what is usual of a kind of call is known when all have been seen.
+    seen = pl.concat([look.at(part).pipe(_counts) for part in parts]).pipe(_summed)
+    of_op = _of_operations(seen)
+    odd = _may_be_odd(seen.join(of_op, on="op"))
+    callers = pl.DataFrame(
+        {"parent_op": np.arange(skeleton.ops.height)}, schema={"parent_op": pl.Int32}
+    ).with_columns(callers=pl.Series(np.bincount(skeleton.op, minlength=skeleton.ops.height)))
+    kept = pl.concat([look.at(part).join(odd, on=_PAIR, how="semi") for part in parts])
+    return (
+        kept.join(of_op, on="op", how="left", maintain_order="left")
+        .join(callers, on="parent_op", how="left", maintain_order="left")
+        .with_columns(
+            pair=pair_codes(kept["op"].to_numpy(), kept["parent_op"].to_numpy(), look.n_ops),
+            family=pair_codes(kept["parent"].to_numpy(), kept["op"].to_numpy(), look.n_ops),
+        )
+        .with_columns(
+            rank=pl.col("start").rank("ordinal").over("family"),
+            calls=pl.len().over("family"),
+            n_pair=pl.len().over("pair"),
+            inside_pair=pl.col("inside").sum().over("pair"),
+            late_pair=pl.col("after").sum().over("pair"),
+            outlives=(~pl.col("inside") & ~pl.col("after")).sum().over("pair"),
+        )
+    )
+
+
+_PAIR: Final = ("op", "parent_op")
+
+
+class _Look:
+    """What is to be seen of each child in its place, for some rows at a time."""
+
+    def __init__(self, skeleton: Skeleton, rows: Ints) -> None:
+        self._skeleton = skeleton
+        self._grains = _grains(skeleton)
+        self._changed = {
+            name: where_ids_change(skeleton, name, rows) for name in ("request", "tenant")
         }
-    ).with_columns(
-        rank=pl.col("start").rank("ordinal").over("family"),
-        calls=pl.len().over("family"),
-        n_pair=pl.len().over("pair"),
-        inside_pair=pl.col("inside").sum().over("pair"),
-        late_pair=pl.col("after").sum().over("pair"),
-        outlives=(~pl.col("inside") & ~pl.col("after")).sum().over("pair"),
+        self.n_ops = skeleton.ops.height
+
+    def at(self, rows: Ints) -> pl.DataFrame:
+        skeleton = self._skeleton
+        parent = skeleton.parent[rows]
+        grain = self._grains[skeleton.process[rows]]
+        late_ns = skeleton.start[rows] - skeleton.end[parent]
+        return pl.DataFrame(
+            {
+                "row": rows,
+                "parent": parent,
+                "op": skeleton.op[rows],
+                "parent_op": skeleton.op[parent],
+                "start": skeleton.start[rows],
+                "gap": skeleton.start[rows] - skeleton.start[parent],
+                "after": late_ns > grain,
+                "late_ms": late_ns / 1e6,
+                "inside": skeleton.end[rows] <= skeleton.end[parent] + grain,
+                **{
+                    name: np.isin(rows, changed, assume_unique=True)
+                    for name, changed in self._changed.items()
+                },
+            }
+        )
+
+
+def _counts(look: pl.DataFrame) -> pl.DataFrame:
+    """Count per kind of call how many there are, and what is odd about them."""
+    odd = pl.col("request") | pl.col("tenant") | ~pl.col("inside") | pl.col("after")
+    return look.group_by(_PAIR).agg(
+        pl.len().cast(pl.Int64).alias("n_op"),
+        pl.col("after").sum().cast(pl.Int64).alias("late_op"),
+        pl.col("request").sum().cast(pl.Int64).alias("request_op"),
+        pl.col("tenant").sum().cast(pl.Int64).alias("tenant_op"),
+        odd.sum().cast(pl.Int64).alias("odd"),
+    )
+
+
+def _summed(counts: pl.DataFrame) -> pl.DataFrame:
+    return counts.group_by(_PAIR).agg(pl.all().sum())
+
+
+def _of_operations(counts: pl.DataFrame) -> pl.DataFrame:
+    """Say per operation how many calls it has, how many are late, and what share changes ids."""
+    return (
+        counts.group_by("op")
+        .agg(pl.col("n_op", "late_op", "request_op", "tenant_op").sum())
+        .with_columns(pl.col("request_op", "tenant_op") / pl.col("n_op"))
     )
 
 
@@ -356,17 +403,14 @@ def _while_busy(skeleton: Skeleton, doubts: pl.DataFrame) -> pl.Series:
     return told.select(_weight(pl.col("share"), sign)).to_series().fill_null(0.0)
 
 
-def _may_be_odd(pair: Ints, n_op: Ints, *, odd: Bools) -> Bools:
-    """Tell which calls are of a kind (operation and its caller's) that something is odd about.
+def _may_be_odd(counts: pl.DataFrame) -> pl.DataFrame:
+    """List the kinds of call (operation and its caller's) that something is odd about.
 
     Most kinds always lie within their caller; what would be looked at in them takes seconds at
     tens of millions.
     """
-    codes, kind = np.unique(pair, return_inverse=True)
-    count = np.bincount(kind, minlength=codes.size)
-    any_odd = np.bincount(kind, weights=odd, minlength=codes.size) > 0
-    found: Bools = any_odd[kind] | (count[kind] <= np.maximum(1, RARE * n_op))
-    return found
+    few = pl.col("n_op") <= pl.max_horizontal(1.0, RARE * pl.col("n_op_right"))
+    return counts.filter((pl.col("odd") > 0) | few).select(_PAIR)
 
 
 def _is_tail() -> pl.Expr:
