@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from tracelab.io.attributes import Index, arrow_text, double_texts, series
-from tracelab.io.lean import LEGACY_NAME, handler
+from tracelab.io.lean import LEGACY_NAME, decoder
 from tracelab.io.levels import Decoded, Logs, Problems, Spans
 from tracelab.io.proto_levels import NativeLevels, items_and_owners, member
 from tracelab.io.proto_metrics import read_metrics
@@ -221,7 +221,7 @@ def _native(
     problems: Problems,
     decoded: Decoded,
 ) -> pa.RecordBatch:
-    decode = handler(_MESSAGES[signal][0]).list_to_record_batch
+    decode = decoder(_MESSAGES[signal][0])
     try:
         batch = decode(messages)
     except ValueError:
@@ -241,13 +241,13 @@ def _readable(
     """Return the message itself if it can be read, else what can be saved of it."""
     whole, leaf = _MESSAGES[signal]
     try:
-        handler(whole).list_to_record_batch([message])
+        decoder(whole)([message])
     except ValueError:
         saved = salvage_message(
             message,
-            leaf=handler(leaf),
-            resource=handler("resource.v1.Resource"),
-            scope=handler("common.v1.InstrumentationScope"),
+            leaf=decoder(leaf),
+            resource=decoder("resource.v1.Resource"),
+            scope=decoder("common.v1.InstrumentationScope"),
         )
         for position, reason, excerpt in saved.losses:
             problems.add(number, reason, excerpt.hex(), position=position)

@@ -18,6 +18,10 @@ FIXED32: Final = 5
 _LEGACY_TAG: Final = b"\xc2\x3e"  # field 1000, length-delimited
 _SCOPES_TAG: Final = b"\x12"  # field 2, length-delimited
 
+_SCHEMA_URL: Final = (3, LEN)
+"""Of resources and scopes alike. What else stands beside their parts is not read, and may be what
+the message is refused for."""
+
 _LEAF_TYPES: Final[dict[Signal, dict[int, int]]] = {
     "traces": {
         **dict.fromkeys((1, 2, 3, 4, 5, 9, 11, 13, 15), LEN),
@@ -35,6 +39,9 @@ _LEAF_TYPES: Final[dict[Signal, dict[int, int]]] = {
     },
     "metrics": dict.fromkeys((1, 2, 3, 5, 7, 9, 10, 11, 12), LEN),
 }
+
+
+Decoder = Callable[[list[bytes]], Any]
 
 
 class WireError(ValueError):
@@ -191,13 +198,19 @@ def with_scopes_for_libraries(data: bytes) -> bytes:
     Returns
     -------
     bytes
-        The message as today's readers want it.
+        The message as today's readers want it; as it is if it cannot be walked through.
 
     Raises
     ------
-    WireError
-        If the message is broken.
+    Nothing of its own.
     """
+    try:
+        return _with_scopes(data)
+    except WireError:
+        return data
+
+
+def _with_scopes(data: bytes) -> bytes:
     parts = []
     for number, kind, tag, start, stop in walk_fields(data, 0, len(data)):
         if number != 1 or kind != LEN:
@@ -249,7 +262,7 @@ class Salvage:
     leaves_lost: int = 0
 
 
-def salvage_message(data: bytes, *, leaf: Any, resource: Any, scope: Any) -> Salvage:
+def salvage_message(data: bytes, *, leaf: Decoder, resource: Decoder, scope: Decoder) -> Salvage:
     """Save what can be read of a broken message, leaf by leaf.
 
     Containers that reach beyond their end are read as far as they go.
@@ -258,8 +271,8 @@ def salvage_message(data: bytes, *, leaf: Any, resource: Any, scope: Any) -> Sal
     ----------
     data : bytes
         A message that the native decoder refused.
-    leaf, resource, scope : native decoders
-        Each message of that kind is tried on its own.
+    leaf, resource, scope : callable
+        Native decoders; each message of that kind is tried on its own.
 
     Returns
     -------
@@ -271,9 +284,9 @@ def salvage_message(data: bytes, *, leaf: Any, resource: Any, scope: Any) -> Sal
     """
     result = Salvage()
 
-    def readable(decoder: Any, start: int, stop: int, noun: str) -> bool:
+    def readable(decoder: Decoder, start: int, stop: int, noun: str) -> bool:
         try:
-            decoder.list_to_record_batch([data[start:stop]])
+            decoder([data[start:stop]])
         except ValueError as error:
             result.losses.append((start, f"broken {noun}: {error}", data[start:stop][:64]))
             return False
@@ -287,8 +300,7 @@ def salvage_message(data: bytes, *, leaf: Any, resource: Any, scope: Any) -> Sal
                 if readable(leaf, at, end, "leaf"):
                     return data[tag:end]
                 result.leaves_lost += 1
-                return b""
-            return data[tag:end]
+            return data[tag:end] if (number, kind) == _SCHEMA_URL else b""
 
         return _rebuilt(data, start, stop, take, result, {})
 
@@ -296,13 +308,11 @@ def salvage_message(data: bytes, *, leaf: Any, resource: Any, scope: Any) -> Sal
         def take(number: int, kind: int, tag: int, at: int, end: int) -> bytes:
             if number == 1 and kind == LEN:
                 return data[tag:end] if readable(resource, at, end, "resource") else b""
-            return data[tag:end]
+            return data[tag:end] if (number, kind) == _SCHEMA_URL else b""
 
         return _rebuilt(data, start, stop, take, result, {2: scopes_of, 1000: scopes_of})
 
-    result.data = _rebuilt(
-        data, 0, len(data), lambda *bounds: data[bounds[2] : bounds[4]], result, {1: owners_of}
-    )
+    result.data = _rebuilt(data, 0, len(data), lambda *_: b"", result, {1: owners_of})
     return result
 
 
