@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from tracelab.io.attributes import Index, arrow_text, double_texts, series
-from tracelab.io.lean import LEGACY_NAME, decoder
+from tracelab.io.lean import LEGACY_NAME, checker, decoder
 from tracelab.io.levels import Decoded, Logs, Problems, Spans
 from tracelab.io.proto_levels import NativeLevels, items_and_owners, member
 from tracelab.io.proto_metrics import read_metrics
@@ -229,10 +229,30 @@ def _native(
             _readable(signal, message, number, problems, decoded)
             for message, number in zip(messages, numbers, strict=True)
         ]
-        batch = decode(messages)
+        try:
+            batch = decode(messages)
+        except ValueError:
+            messages = [
+                _decodable(signal, message, number, problems, decoded)
+                for message, number in zip(messages, numbers, strict=True)
+            ]
+            batch = decode(messages)
     if signal == "traces" and len(member(batch.column(0).values, LEGACY_NAME).values):
         batch = decode([with_scopes_for_libraries(message) for message in messages])
     return batch
+
+
+def _decodable(
+    signal: Signal, message: bytes, number: int, problems: Problems, decoded: Decoded
+) -> bytes:
+    """Return the message, or nothing if the native decoder alone refuses it."""
+    try:
+        decoder(_MESSAGES[signal][0])([message])
+    except ValueError as error:
+        problems.add(number, f"broken message: {error}", message[:64].hex())
+        decoded.bad.add(number)
+        return b""
+    return message
 
 
 def _readable(
@@ -241,13 +261,13 @@ def _readable(
     """Return the message itself if it can be read, else what can be saved of it."""
     whole, leaf = _MESSAGES[signal]
     try:
-        decoder(whole)([message])
+        checker(whole)(message)
     except ValueError:
         saved = salvage_message(
             message,
-            leaf=decoder(leaf),
-            resource=decoder("resource.v1.Resource"),
-            scope=decoder("common.v1.InstrumentationScope"),
+            leaf=checker(leaf),
+            resource=checker("resource.v1.Resource"),
+            scope=checker("common.v1.InstrumentationScope"),
         )
         for position, reason, excerpt in saved.losses:
             problems.add(number, reason, excerpt.hex(), position=position)

@@ -12,7 +12,8 @@ from functools import cache
 from typing import Any, Final
 
 import pyarrow as pa
-from google.protobuf import descriptor_pb2, descriptor_pool
+from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
+from google.protobuf.message import DecodeError
 from opentelemetry.proto.common.v1 import common_pb2
 from opentelemetry.proto.logs.v1 import logs_pb2
 from opentelemetry.proto.metrics.v1 import metrics_pb2
@@ -117,3 +118,39 @@ def decoder(name: str) -> Callable[[Any], pa.RecordBatch]:
             raise ValueError(f"the decoder gave up: {error}") from None
 
     return decode
+
+
+@cache
+def checker(name: str) -> Callable[[bytes], object]:
+    """Return what tells whether one message can be decoded.
+
+    For a single message the native decoder takes some tenths of a millisecond, however small it is;
+    Google's takes microseconds. It refuses more, so that only its refusal is looked into.
+
+    Parameters
+    ----------
+    name : str
+        The kind.
+
+    Returns
+    -------
+    callable
+        Takes the message, and raises `ValueError` if it is broken.
+
+    Raises
+    ------
+    KeyError
+        If OTLP has no such message.
+    """
+    native = decoder(name)
+    kind = message_factory.GetMessageClass(
+        _handlers()[1].FindMessageTypeByName(f"{_PACKAGE}.{name}")
+    )
+
+    def check(message: bytes) -> object:
+        try:
+            return kind.FromString(message)
+        except DecodeError:
+            return native([message])
+
+    return check

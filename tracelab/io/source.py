@@ -15,7 +15,7 @@ import polars as pl
 from tracelab import schema
 from tracelab.exceptions import ParameterError, SourceError, UnknownFormatError
 from tracelab.io.chunk import Block, Chunk
-from tracelab.io.containers import Damage, Decompressed, HashedFile, Peeked, Stream
+from tracelab.io.containers import Damage, Decompressed, HashedFile, Peeked, Stream, storable
 from tracelab.io.decode import LiftedKeys, decode_block
 from tracelab.io.documents import read_documents, salvage
 from tracelab.io.frames import read_frames
@@ -419,7 +419,10 @@ class _Counted:
 def reject_rows(source: str, damages: Sequence[Damage]) -> pl.DataFrame:
     """Return damage as rows of REJECTS."""
     return pl.DataFrame(
-        [(source, each.offset, each.line, each.reason, each.excerpt) for each in damages],
+        [
+            (source, each.offset, each.line, storable(each.reason), storable(each.excerpt))
+            for each in damages
+        ],
         schema=schema.REJECTS,
         orient="row",
     )

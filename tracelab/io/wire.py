@@ -6,7 +6,7 @@ Which signal a message carries, what can be saved of a message that is broken, a
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import Any, Final, Literal
+from typing import Final, Literal
 
 Signal = Literal["traces", "logs", "metrics"]
 
@@ -41,7 +41,7 @@ _LEAF_TYPES: Final[dict[Signal, dict[int, int]]] = {
 }
 
 
-Decoder = Callable[[list[bytes]], Any]
+Check = Callable[[bytes], object]
 
 
 class WireError(ValueError):
@@ -262,7 +262,7 @@ class Salvage:
     leaves_lost: int = 0
 
 
-def salvage_message(data: bytes, *, leaf: Decoder, resource: Decoder, scope: Decoder) -> Salvage:
+def salvage_message(data: bytes, *, leaf: Check, resource: Check, scope: Check) -> Salvage:
     """Save what can be read of a broken message, leaf by leaf.
 
     Containers that reach beyond their end are read as far as they go.
@@ -272,7 +272,7 @@ def salvage_message(data: bytes, *, leaf: Decoder, resource: Decoder, scope: Dec
     data : bytes
         A message that the native decoder refused.
     leaf, resource, scope : callable
-        Native decoders; each message of that kind is tried on its own.
+        Raise `ValueError` for a part of that kind that is broken.
 
     Returns
     -------
@@ -284,9 +284,9 @@ def salvage_message(data: bytes, *, leaf: Decoder, resource: Decoder, scope: Dec
     """
     result = Salvage()
 
-    def readable(decoder: Decoder, start: int, stop: int, noun: str) -> bool:
+    def readable(check: Check, start: int, stop: int, noun: str) -> bool:
         try:
-            decoder([data[start:stop]])
+            check(data[start:stop])
         except ValueError as error:
             result.losses.append((start, f"broken {noun}: {error}", data[start:stop][:64]))
             return False
