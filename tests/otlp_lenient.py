@@ -148,35 +148,6 @@ def _as_varint(value):
     return bytes([*parts, value])
 
 
-def is_foreign(message):
-    """Tell whether a request has what protobuf 3 has not: groups, field numbers of 2**29 and more."""
-
-    def inside(content, descriptor):
-        for number, kind, start, stop, _ in _fields(content, 0, len(content), groups=True):
-            field = descriptor.fields_by_number.get(number)
-            if kind in (3, 4) or number >= 1 << 29:
-                return True
-            if kind == 2 and field is not None and field.message_type is not None:
-                if inside(content[start:stop], field.message_type):
-                    return True
-        return False
-
-    return inside(message, trace_pb2.TracesData.DESCRIPTOR)
-
-
-def _as_varint(value):
-    parts = bytearray()
-    while value > 0x7F:
-        parts.append(value & 0x7F | 0x80)
-        value >>= 7
-    return bytes([*parts, value])
-
-
-def is_exact(request):
-    """Tell whether nothing in a twin is text or a value that opentelemetry-proto refuses."""
-    return _decoded(trace_pb2.TracesData, request.SerializeToString()) is not None
-
-
 def _varint(data, place, end):
     value = 0
     for count in range(10):
@@ -190,14 +161,18 @@ def _varint(data, place, end):
 
 
 def _fields(data, place, end, *, groups=False):
-    """Yield number, wire type, bounds, and whether it is whole; the first broken one is the last."""
+    """Yield number, wire type, bounds, and whether it is whole; a broken one is the last.
+
+    With `groups`, the wire type of the broken one is told whatever it is; else it is 0 where there
+    is no content that may be gone into.
+    """
     while place < end:
         tag = _varint(data, place, end)
         if tag is None or tag[0] >> 3 == 0:
             yield 0, 0, end, end, False
             return
         number, kind = tag[0] >> 3, tag[0] & 7
-        start = tag[1]
+        start, size = tag[1], None
         if kind == 0:
             value = _varint(data, start, end)
             stop = None if value is None else value[1]
@@ -207,8 +182,7 @@ def _fields(data, place, end, *, groups=False):
         else:
             stop = {1: start + 8, 5: start + 4}.get(kind)
         if stop is None or stop > end:
-            known = groups or (kind == 2 and size is not None)
-            yield number, kind if known else 0, start, end, False
+            yield number, kind if groups or size is not None else 0, start, end, False
             return
         yield number, kind, start, stop, True
         place = stop

@@ -221,25 +221,34 @@ def _native(
     problems: Problems,
     decoded: Decoded,
 ) -> pa.RecordBatch:
+    batch, messages = _what_can_be_read(signal, messages, numbers, problems, decoded)
+    if signal == "traces" and len(member(batch.column(0).values, LEGACY_NAME).values):
+        # What stands in the old field was not looked into so far.
+        messages = [with_scopes_for_libraries(message) for message in messages]
+        batch, _ = _what_can_be_read(signal, messages, numbers, problems, decoded)
+    return batch
+
+
+def _what_can_be_read(
+    signal: Signal,
+    messages: list[bytes],
+    numbers: list[int],
+    problems: Problems,
+    decoded: Decoded,
+) -> tuple[pa.RecordBatch, list[bytes]]:
+    """Decode messages together; if that is refused, what each check of one by itself leaves."""
     decode = decoder(_MESSAGES[signal][0])
-    try:
-        batch = decode(messages)
-    except ValueError:
-        messages = [
-            _readable(signal, message, number, problems, decoded)
-            for message, number in zip(messages, numbers, strict=True)
-        ]
-        try:
-            batch = decode(messages)
-        except ValueError:
+    for check in (None, _readable, _decodable):
+        if check is not None:
             messages = [
-                _decodable(signal, message, number, problems, decoded)
+                check(signal, message, number, problems, decoded)
                 for message, number in zip(messages, numbers, strict=True)
             ]
-            batch = decode(messages)
-    if signal == "traces" and len(member(batch.column(0).values, LEGACY_NAME).values):
-        batch = decode([with_scopes_for_libraries(message) for message in messages])
-    return batch
+        try:
+            return decode(messages), messages
+        except ValueError:
+            continue
+    return decode([b""] * len(messages)), messages
 
 
 def _decodable(
