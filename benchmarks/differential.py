@@ -98,9 +98,9 @@ def _of_protobuf(number, message, good, noted):
         request, losses = trace_pb2.TracesData.FromString(message), None
     except DecodeError:
         request, losses = lenient.whole_request(message), lenient.Losses.count
+    if losses is not None and good and lenient.is_foreign(message):
+        return None
     if request is None:
-        if good and lenient.is_foreign(message):
-            return None
         if good:
             raise Wrong(number, "read as good, but opentelemetry-proto refuses it")
         lenient.Losses.foreign = False

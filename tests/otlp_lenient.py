@@ -46,7 +46,13 @@ def _pool():
     return pool
 
 
+_NOT_READ = {"entity_refs", "string_value_strindex", "key_strindex"}
+
+
 def _loosen(message):
+    kept = [field for field in message.field if field.name not in _NOT_READ]
+    del message.field[:]
+    message.field.extend(kept)
     for field in message.field:
         nested = message.name == "AnyValue" and field.type == _FIELD.TYPE_MESSAGE
         if nested or field.type == _FIELD.TYPE_STRING:
@@ -217,7 +223,7 @@ def _save_owner(owner, message, start, stop):
 def _save_group(group, message, start, stop):
     lost = 0
     for number, kind, begin, end, whole in _fields(message, start, stop):
-        if number == 2 and not whole:
+        if number == 2 and kind == 2 and not whole:
             lost += 1
         elif kind != 2 or not whole:
             continue
