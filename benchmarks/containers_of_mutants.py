@@ -1,16 +1,17 @@
 """Files that hold many mutants, one in each message, and what must hold when they are read.
 
-Read one file after the other, a mutant costs what a file costs, some milliseconds; laid together in
-a file it costs what a message costs. Two kinds of files are made: those in which every message
+Read one file after the other, a mutant costs what a file costs, some milliseconds; laid together
+in a file it costs what a message costs. Two kinds of files are made: those in which every message
 keeps its frame (its length prefix, its line, its compressed frame), so that it is known where each
-begins and each must be found again in the account, sound neighbours untouched; and those in which the
-frames are spoilt too, for which the sums must hold.
+begins and each must be found again in the account, sound neighbours untouched; and those in which
+the frames are spoilt too, for which the sums must hold.
 """
 
 import gzip
 import io
 import json
 import re
+from itertools import pairwise
 
 import numpy as np
 from exports import framed, zstd, zstd_frames
@@ -19,24 +20,32 @@ from mutations import Seeds, read_varint, spoil_bytes
 from tracelab.exceptions import SourceError
 from tracelab.io import SourceReader, finalise, gather
 
-PROTO_FORMS = ("proto frames", "proto request", "zstd per message, proto", "gzip members, proto frames")
+PROTO_FORMS = (
+    "proto frames",
+    "proto request",
+    "zstd per message, proto",
+    "gzip members, proto frames",
+)
 JSON_FORMS = (
     "json lines", "json lines with CRLF", "json documents", "json array", "json one after another",
     "zstd per message, json", "tempo", "jaeger", "zstd frames, json lines",
 )  # fmt: skip
-EVERY_SOUND = 3
-"""Where neighbours are watched, one sound message stands behind so many mutants."""
+EVERY_SOUND = {"proto frames": 1}
+"""Where neighbours are watched, one sound message stands behind so many mutants (else 3)."""
 
 PACKINGS = {
     "none": lambda data: data,
     "zstd": zstd.compress,
     "zstd many frames": lambda data: zstd_frames(data, 3),
     "gzip": lambda data: gzip.compress(data, 1),
-    "gzip members": lambda data: gzip.compress(data[: len(data) // 2], 1)
-    + gzip.compress(data[len(data) // 2 :], 1),
+    "gzip members": lambda data: (
+        gzip.compress(data[: len(data) // 2], 1) + gzip.compress(data[len(data) // 2 :], 1)
+    ),
     "zstd in gzip": lambda data: gzip.compress(zstd.compress(data), 1),
 }
 _LINE_ENDS = re.compile(rb"[\r\n]")
+_NOTHING = re.compile(rb'"\w*"\s*:|[\[\]{}\s,]')
+"""An answer without traces in it."""
 _BLANK = b" \t\r\n\0\x1e\xef\xbb\xbf,"
 
 
@@ -104,7 +113,7 @@ def make_file(rng, form, packing, *, mutants, only=None, torn=None):
             if form in _BROKEN_BY_ONE and not _BROKEN_BY_ONE[form](piece):
                 continue
             pieces.append((piece, False))
-            if diluted and number % EVERY_SOUND == 0:
+            if diluted and number % EVERY_SOUND.get(form, 3) == 0:
                 pieces.append((wide(sounds[number % len(sounds)]), True))
     return _laid(form, packing, pieces, torn)
 
@@ -160,7 +169,9 @@ def _wide(form):
         "json lines with CRLF": lambda body: one_line(body) + b"\r\n",
         "tempo": lambda body: one_line(body) + b"\n",
         "jaeger": lambda body: one_line(body) + b"\n",
-        "json documents": lambda body: body.replace(b'":[', b'":[\n  ').replace(b"]}", b"]\n}") + b"\n",
+        "json documents": lambda body: (
+            body.replace(b'":[', b'":[\n  ').replace(b"]}", b"]\n}") + b"\n"
+        ),
         "json array": lambda body: body + b",",
         "json one after another": lambda body: body,
     }[form]
@@ -192,8 +203,8 @@ def _laid(form, packing, pieces, torn):
 
 
 def _all_followed(pieces):
-    """A frame whose content is no message is known by the sound frame behind it."""
-    return all(sound or after for (_, sound), (_, after) in zip(pieces, pieces[1:], strict=False))
+    """Tell whether a sound frame follows each mutant: it shows where the one before it ends."""
+    return all(sound or after for (_, sound), (_, after) in pairwise(pieces))
 
 
 def read_and_judge(file, *, finish=True):
@@ -262,8 +273,8 @@ def _each_message_is_accounted_for(file, messages, rejects):
     named = np.searchsorted(rejects, ends) > np.searchsorted(rejects, before)
     for place in np.flatnonzero(~(read | named)).tolist():
         piece = file.plain[starts[place] : ends[place]]
-        empty = re.sub(rb"[\[\]\s,]", b"", piece.strip(_BLANK))
-        assert not empty, f"a message at {starts[place]} is neither read nor named"
+        something = _NOTHING.sub(b"", piece.strip(_BLANK))
+        assert not something, f"a message at {starts[place]} is neither read nor named"
 
 
 def _tables_reconcile(traces, before):
@@ -274,4 +285,3 @@ def _tables_reconcile(traces, before):
     owners = traces.spans.select("trace_id", "span_id").unique()
     for table in (traces.events, traces.links):
         assert table.join(owners, on=["trace_id", "span_id"], how="anti").height == 0, "orphan rows"
-

@@ -39,7 +39,7 @@ _PLAIN = {
 """Columns that come of no attribute."""
 
 
-class Wrong(AssertionError):
+class DifferenceError(AssertionError):
     """A message that the decoders do not agree on."""
 
     def __init__(self, message, what):
@@ -59,7 +59,7 @@ def compare(messages, encoding):
 
     Raises
     ------
-    Wrong
+    DifferenceError
         At the first message that differs.
     """
     block = block_of(messages, encoding)
@@ -77,17 +77,17 @@ def compare(messages, encoding):
         lost += spans_lost
         height, wanted = found.heights[number], len(expected[number][0])
         if height != wanted:
-            raise Wrong(number, f"{height} spans instead of {wanted}")
+            raise DifferenceError(number, f"{height} spans instead of {wanted}")
     found.keep(expected)
     while True:
         try:
             _equal(found, expected)
             break
-        except Wrong as difference:
+        except DifferenceError as difference:
             if encoding == "json" or not _take_twin(messages, expected, difference.message):
                 raise
     if sure and lost != chunk.spans_rejected:
-        raise Wrong(-1, f"{chunk.spans_rejected} spans rejected instead of {lost}")
+        raise DifferenceError(-1, f"{chunk.spans_rejected} spans rejected instead of {lost}")
     return len(expected)
 
 
@@ -102,17 +102,17 @@ def _of_protobuf(number, message, good, noted):
         return None
     if request is None:
         if good:
-            raise Wrong(number, "read as good, but opentelemetry-proto refuses it")
+            raise DifferenceError(number, "read as good, but opentelemetry-proto refuses it")
         lenient.Losses.foreign = False
         saved, lost = lenient.saved_request(message)
         if lenient.Losses.foreign:
             return None
         return oracle.request_rows([saved]), lost
     if not good:
-        raise Wrong(number, "refused, but opentelemetry-proto reads it")
+        raise DifferenceError(number, "refused, but opentelemetry-proto reads it")
     rows = oracle.request_rows([request])
     if losses not in (None, lenient.Losses.count) and not noted:
-        raise Wrong(number, "read otherwise than opentelemetry-proto does, without a reject")
+        raise DifferenceError(number, "read otherwise, but without a reject")
     return rows, 0
 
 
@@ -134,12 +134,14 @@ def _of_json(number, message, good, noted):
         request = lenient.JsonRequest(message)
     except (ValueError, RecursionError):
         if good or not noted:
-            raise Wrong(number, "no JSON request, but read as one, or not noted") from None
+            raise DifferenceError(
+                number, "no JSON request, but read as one, or not noted"
+            ) from None
         return ([], [], []), 0
     if request.losses and not noted:
-        raise Wrong(number, "something was left out without a reject")
+        raise DifferenceError(number, "something was left out without a reject")
     if request.spans_lost and good:
-        raise Wrong(number, "a span was left out of a message that is called good")
+        raise DifferenceError(number, "a span was left out of a message that is called good")
     return oracle.request_rows([request.message]), request.spans_lost
 
 
@@ -174,7 +176,7 @@ def _equal(found, expected):
         rows = [row for rows in expected.values() for row in rows[at]]
         owners = [number for number, rows in expected.items() for _ in rows[at]]
         if table.height != len(rows):
-            raise Wrong(-1, f"{table.height} rows instead of {len(rows)} in table {at}")
+            raise DifferenceError(-1, f"{table.height} rows instead of {len(rows)} in table {at}")
         for column in like:
             values = table[column]
             if values.dtype == schema.TIME:
@@ -197,7 +199,7 @@ def _text(value):
 def _equal_objects(values, wanted, texts, owners, column, loose):
     for value, want, text, owner in zip(values, wanted, texts, owners, strict=True):
         if value != text and owner not in loose and not oracle.same_json(value, want):
-            raise Wrong(owner, f"{column} {value[:200]!r} instead of {text[:200]!r}")
+            raise DifferenceError(owner, f"{column} {value[:200]!r} instead of {text[:200]!r}")
 
 
 def _equal_values(values, wanted, owners, column, loose):
@@ -210,4 +212,4 @@ def _equal_values(values, wanted, owners, column, loose):
                     continue
             except ValueError:
                 pass
-        raise Wrong(owner, f"{column} {value!r:.200} instead of {want!r:.200}")
+        raise DifferenceError(owner, f"{column} {value!r:.200} instead of {want!r:.200}")

@@ -157,7 +157,9 @@ class Judge:
         assert account["messages"] == account["messages_good"] + account["messages_rejected"]
         assert account["spans_decoded"] == account["spans_kept"] + account["spans_duplicate"]
         assert account["spans_kept"] == traces.spans.height
-        passed_over = traces.rejects.filter(~traces.rejects["source"].is_in(traces.ingest["source"].implode()))
+        passed_over = traces.rejects.filter(
+            ~traces.rejects["source"].is_in(traces.ingest["source"].implode())
+        )
         told = traces.ingest.height + passed_over["source"].n_unique()
         assert told == len(only), f"{told} of {len(only)} files are accounted for"
         assert account["bytes"] <= size

@@ -1,9 +1,9 @@
 """Export requests drawn by chance, and the ways in which one is spoilt.
 
-Three kinds of change: places of bytes (overwritten, cut, dropped, filled in, repeated, zeroed); in
-protobuf a field (its tag, wire type, length, number, place, copies, content), with the lengths around
-it kept true or left lying; in JSON a value, key or bracket (another type, depth, size, a repeated
-key, text that is no UTF-8). A seed and a number make the same request and the same change.
+Three kinds of change: places of bytes (overwritten, cut, dropped, filled in, repeated, zeroed);
+in protobuf a field (its tag, wire type, length, number, place, copies, content), with the lengths
+around it kept true or left lying; in JSON a value, key or bracket (another type, depth, size, a
+repeated key, text that is no UTF-8). A seed and a number make the same request and change.
 """
 
 import re
@@ -15,10 +15,12 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTrace
 
 START = 1_700_000_000_000_000_000
 WORDS = (
-    "GET /cart", "", "x", "é€😀", 'say "no"\\', "\u2028\x7f", "a" * 40, "200", "true", "[1", "\x00\t\n",
+    "GET /cart", "", "x", "é€😀", 'say "no"\\', "\u2028\x7f", "a" * 40, "200", "true", "[1",
+    "\x00\t\n",
 )  # fmt: skip
 KEYS = (
-    "http.route", "http.response.status_code", "thread.id", "thread.name", "db.system", "peer.service",
+    "http.route", "http.response.status_code", "thread.id", "thread.name", "db.system",
+    "peer.service",
     "k", "", "exception.type", "task.id", "process.pid", "rpc.service", "error.type",
 )  # fmt: skip
 BYTE_KINDS = ("flip", "flip", "cut", "drop", "insert", "repeat", "zero")
@@ -37,7 +39,11 @@ def trace_request_by_chance(rng, *, spans=3):
         group = owner.scope_spans.add()
         group.scope.name = rng.choice(("lib", ""))
         if rng.random() < 0.3:
-            group.scope.version, group.schema_url, owner.schema_url = "1.2", "https://s", "https://r"
+            group.scope.version, group.schema_url, owner.schema_url = (
+                "1.2",
+                "https://s",
+                "https://r",
+            )
             owner.resource.dropped_attributes_count = rng.randrange(3)
             _add_attributes(rng, group.scope.attributes, 2)
         for _ in range(rng.randint(1, spans)):
@@ -245,7 +251,11 @@ def spoil_field(rng, data, fields):
             other = rng.choice(fields)
             new = data[other.tag : other.end] + whole
         case 11:  # a group
-            new = varint(number << 3 | 3) + whole + (varint(number << 3 | 4) if rng.random() < 0.7 else b"")
+            new = (
+                varint(number << 3 | 3)
+                + whole
+                + (varint(number << 3 | 4) if rng.random() < 0.7 else b"")
+            )
         case 12:  # deep
             new = _deep(rng, number, whole)
         case 13:  # cut, and the lengths around it left lying
@@ -280,7 +290,10 @@ def _edge_field(rng, number, kind, content):
     if kind == 0:
         return key + varint(value)
     if kind == 1:
-        edges = (value.to_bytes(8, "little"), struct.pack("<d", rng.choice((1e308, float("nan"), 5e-324))))
+        edges = (
+            value.to_bytes(8, "little"),
+            struct.pack("<d", rng.choice((1e308, float("nan"), 5e-324))),
+        )
         return key + rng.choice(edges)
     if kind == 5:
         return key + (value & 0xFFFFFFFF).to_bytes(4, "little")
@@ -317,20 +330,30 @@ TOKENS = re.compile(rb'"(?:[^"\\]|\\.)*"|-?[0-9][0-9.eE+-]*|true|false|null|[\[\
 JSON_VALUES = (
     b"null", b"true", b"false", b"0", b"-1", b"1.5", b"1e3", b"1e400", b"-0", b"0.0", b"007", b"1.",
     b"123456789012345678901234567890", b"18446744073709551615", b"18446744073709551616",
-    b"-9223372036854775808", b"9223372036854775808", b"4294967296", b"NaN", b"Infinity", b"-Infinity",
-    b'""', b'"x"', b'"1"', b'"-1"', b'" 7 "', b'"1e3"', b'"0x10"', b'"NaN"', b'"true"', b'"SPAN_KIND_SERVER"',
-    b'"STATUS_CODE_ERROR"', b'"SERVER"', b"[]", b"{}", b"[null]", b"[[]]", b'[{}]', b'{"a":1}', b'{"":null}',
+    b"-9223372036854775808", b"9223372036854775808", b"4294967296", b"NaN", b"Infinity",
+    b"-Infinity",
+    b'""', b'"x"', b'"1"', b'"-1"', b'" 7 "', b'"1e3"', b'"0x10"', b'"NaN"', b'"true"',
+    b'"SPAN_KIND_SERVER"',
+    b'"STATUS_CODE_ERROR"', b'"SERVER"', b"[]", b"{}", b"[null]", b"[[]]", b'[{}]', b'{"a":1}',
+    b'{"":null}',
     b'"\\ud800"', b'"\\udc00\\ud800"', b'"\\ud83d\\ude00"', b'"\\u0000"', b'"\xff\xfe"', b'"\xc3"',
-    b'"\xed\xa0\x80"', b'"\\x"', b'"\\u12"', b'"\t"', b'"unclosed', b"'x'", b"tru", b"0x1F", b"+1", b".5", b"",
-    b"1_000", b"/**/1", b'"AAECAwQFBgc="', b'"0102030405060708090a0b0c0d0e0f10"', b'"AQIDBAUGBwgJCgsMDQ4PEA=="',
+    b'"\xed\xa0\x80"', b'"\\x"', b'"\\u12"', b'"\t"', b'"unclosed', b"'x'", b"tru", b"0x1F",
+    b"+1", b".5", b"",
+    b"1_000", b"/**/1", b'"AAECAwQFBgc="', b'"0102030405060708090a0b0c0d0e0f10"',
+    b'"AQIDBAUGBwgJCgsMDQ4PEA=="',
     b'"0102030405060708"', b'"ABCDEF0123456789"', b'"xyz"', b'"AQIDBAUGBwg"', b'"_-_-"',
 )  # fmt: skip
 JSON_KEYS = (
-    b"spans", b"traceId", b"spanId", b"parentSpanId", b"name", b"kind", b"startTimeUnixNano", b"attributes",
-    b"key", b"value", b"stringValue", b"intValue", b"doubleValue", b"boolValue", b"arrayValue", b"kvlistValue",
-    b"bytesValue", b"values", b"events", b"links", b"status", b"code", b"message", b"scope", b"resource",
-    b"scopeSpans", b"instrumentationLibrarySpans", b"resourceSpans", b"resourceLogs", b"flags", b"traceState",
-    b"trace_id", b"start_time_unix_nano", b"string_value", b"batches", b"data", b"x", b"", b"__proto__",
+    b"spans", b"traceId", b"spanId", b"parentSpanId", b"name", b"kind", b"startTimeUnixNano",
+    b"attributes",
+    b"key", b"value", b"stringValue", b"intValue", b"doubleValue", b"boolValue", b"arrayValue",
+    b"kvlistValue",
+    b"bytesValue", b"values", b"events", b"links", b"status", b"code", b"message", b"scope",
+    b"resource",
+    b"scopeSpans", b"instrumentationLibrarySpans", b"resourceSpans", b"resourceLogs", b"flags",
+    b"traceState",
+    b"trace_id", b"start_time_unix_nano", b"string_value", b"batches", b"data", b"x", b"",
+    b"__proto__",
 )  # fmt: skip
 
 
@@ -372,7 +395,9 @@ def spoil_value(rng, text, tokens):
             case 2:
                 new = re.sub(rb"[A-Z]", lambda found: b"_" + found[0].lower(), old)
             case 3:
-                new = rng.choice((b"", b"x", b"1", b'"\\u0073pans"', b'"\xff"', b'"\\ud800"', old.upper()))
+                new = rng.choice(
+                    (b"", b"x", b"1", b'"\\u0073pans"', b'"\xff"', b'"\\ud800"', old.upper())
+                )
             case _:
                 new = b'"%s"' % rng.choice(JSON_KEYS)
     else:
@@ -382,9 +407,14 @@ def spoil_value(rng, text, tokens):
             case 1:
                 new = _nested(rng, old)
             case 2:
-                new = rng.choice((old + b"," + old, b"[" + old + b"]", b'{"x":' + old + b"}", old + old))
+                new = rng.choice(
+                    (old + b"," + old, b"[" + old + b"]", b'{"x":' + old + b"}", old + old)
+                )
             case 3:
-                new = rng.choice((b"\xef\xbb\xbf", b"\0", b"\x1e", b",", b"}", b"]", b'"', b"\\")) + old
+                new = (
+                    rng.choice((b"\xef\xbb\xbf", b"\0", b"\x1e", b",", b"}", b"]", b'"', b"\\"))
+                    + old
+                )
             case 4:
                 new = spoil_bytes(rng, old, places=2)
             case _:

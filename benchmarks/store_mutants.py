@@ -9,8 +9,8 @@ digests that fit: that is beyond the promise, but nothing may die of it.
 import hashlib
 from dataclasses import replace
 
-from mutations import spoil_bytes, trace_request_by_chance
 from exports import framed, log_request, metric_request
+from mutations import spoil_bytes, trace_request_by_chance
 
 from tracelab.exceptions import StoreError
 from tracelab.store import TraceStore, log
@@ -118,25 +118,23 @@ class StoreMutants:
             self.shelf.files[name] = sound
 
     def _judge_log(self, name):
-        try:
-            log.read(self.shelf)
-        except StoreError as error:
-            assert name in str(error), f"{name} is not named: {error}"
-        else:
-            raise AssertionError(f"{name} is read all the same")
+        problem = _problem(lambda: log.read(self.shelf))
+        assert name in problem, f"{name} is not named: {problem or 'it is read all the same'}"
         return "store: log"
 
     def _judge_part(self, rng, name):
         table, part = self.parts[name]
         assert not is_sound(self.shelf, part), f"{name} is called sound"
         bucket = rng.choice((None, 0, 1)) if (name, 0) in self.rows else None
-        try:
-            rows = read_parts(self.shelf, [part], table=table, bucket=bucket)
-        except StoreError as error:
-            assert name in str(error), f"{name} is not named: {error}"
-        else:
+        rows = []
+        problem = _problem(
+            lambda: rows.append(read_parts(self.shelf, [part], table=table, bucket=bucket))
+        )
+        if rows:
             assert bucket is not None, f"{name} is read all the same"
-            assert rows.equals(self.rows[name, bucket]), f"{name} reads otherwise"
+            assert rows[0].equals(self.rows[name, bucket]), f"{name} reads otherwise"
+        else:
+            assert name in problem, f"{name} is not named: {problem}"
         return "store: part"
 
     def _judge_forged(self, rng, name, altered):
@@ -153,11 +151,17 @@ class StoreMutants:
             groups=groups,
             frame_sha256=_frame_digest(memoryview(altered), groups),
         )
-        try:
-            read_parts(self.shelf, [forged], table=table)
-        except StoreError:
-            pass
+        _problem(lambda: read_parts(self.shelf, [forged], table=table))
         return "store: forged part"
+
+
+def _problem(do):
+    """Return what a StoreError says, or nothing where there is none."""
+    try:
+        do()
+    except StoreError as error:
+        return str(error)
+    return ""
 
 
 def _bit(rng, data):

@@ -140,9 +140,9 @@ def is_foreign(message, descriptor=trace_pb2.TracesData.DESCRIPTOR):
         field = descriptor.fields_by_number.get(number)
         if kind in (3, 4) or number >= 1 << 29:
             return True
-        if kind == 2 and field is not None and field.message_type is not None:
-            if is_foreign(message[start:stop], field.message_type):
-                return True
+        known = kind == 2 and field is not None and field.message_type is not None
+        if known and is_foreign(message[start:stop], field.message_type):
+            return True
     return False
 
 
@@ -261,7 +261,7 @@ _BITS = {
 }
 
 
-class Refused(Exception):
+class RefusedError(Exception):
     """A value that its field cannot take."""
 
 
@@ -341,13 +341,13 @@ class JsonRequest:
                     if field.containing_oneof is not None:
                         self.losses += made._kind not in (None, field.name)
                         made._kind = field.name
-            except Refused:
+            except RefusedError:
                 self.losses += 1
         return made
 
     def _items(self, part, field, depth):
         if not isinstance(part, list):
-            raise Refused
+            raise RefusedError
         made = []
         for item in part:
             try:
@@ -355,7 +355,7 @@ class JsonRequest:
                     made.append(Plain(field.message_type))
                 else:
                     made.append(self._one(item, field, depth))
-            except Refused:
+            except RefusedError:
                 self.losses += 1
                 self.spans_lost += field.name == "spans"
         return made
@@ -364,7 +364,7 @@ class JsonRequest:
         match field.type:
             case _D.TYPE_MESSAGE:
                 if not isinstance(part, dict) or depth > 100:
-                    raise Refused
+                    raise RefusedError
                 return self._read(part, field.message_type, depth + 1)
             case _D.TYPE_STRING:
                 return self._text(part)
@@ -372,28 +372,28 @@ class JsonRequest:
                 if field.name not in _IDS:
                     return _bytes(part)
                 if not isinstance(part, str):
-                    raise Refused
+                    raise RefusedError
                 return _id(self._text(part), _IDS[field.name])
             case _D.TYPE_BOOL:
                 if part in ("true", "false") or isinstance(part, bool):
                     return part in ("true", True)
-                raise Refused
+                raise RefusedError
             case _D.TYPE_DOUBLE:
                 return _double(part)
             case _D.TYPE_ENUM if isinstance(part, str) and not part.lstrip("-").isdigit():
                 for value in field.enum_type.values:
                     if part in (value.name, re.sub("^(SPAN_KIND|STATUS_CODE)_", "", value.name)):
                         return value.number
-                raise Refused
+                raise RefusedError
         number = _integer(part)
         low, high = _BITS[field.type]
         if not low <= number <= high:
-            raise Refused
+            raise RefusedError
         return number
 
     def _text(self, part):
         if isinstance(part, dict | list):
-            raise Refused
+            raise RefusedError
         if not isinstance(part, str):
             self.losses += 1
             return json.dumps(part)
@@ -417,26 +417,26 @@ def _id(part, size):
 
 def _bytes(part):
     if not isinstance(part, str):
-        raise Refused
+        raise RefusedError
     plain = part.replace("-", "+").replace("_", "/").rstrip("=")
     try:
         return base64.b64decode(plain + "=" * (-len(plain) % 4), validate=True)
     except (binascii.Error, ValueError):
-        raise Refused from None
+        raise RefusedError from None
 
 
 def _double(part):
     if isinstance(part, bool) or not isinstance(part, int | float | str):
-        raise Refused
+        raise RefusedError
     try:
         return float(part)
     except (ValueError, OverflowError):
-        raise Refused from None
+        raise RefusedError from None
 
 
 def _integer(part):
     if isinstance(part, bool):
-        raise Refused
+        raise RefusedError
     if isinstance(part, int):
         return part
     if isinstance(part, str) and re.fullmatch("[+-]?[0-9]{1,40}", part.strip()):
@@ -444,4 +444,4 @@ def _integer(part):
     number = _double(part)
     if math.isfinite(number) and number == int(number) and abs(number) <= 2**53:
         return int(number)
-    raise Refused
+    raise RefusedError

@@ -167,13 +167,15 @@ SMALL_BLOCK: Final = 1 << 17
 """Below, what decoding a block costs whatever its size outweighs a copy of its bytes."""
 
 
-def join_small(blocks: Iterable[Block]) -> Iterator[Block]:
+def join_small(blocks: Iterable[Block], *, small: int = SMALL_BLOCK) -> Iterator[Block]:
     """Lay small blocks together, as damage leaves them: decoding costs milliseconds a block.
 
     Parameters
     ----------
     blocks : iterable of Block
         Consecutive blocks of one source.
+    small : int
+        Bytes of messages from which on a block stays by itself.
 
     Yields
     ------
@@ -192,10 +194,10 @@ def join_small(blocks: Iterable[Block]) -> Iterator[Block]:
             block.encoding == waiting[0].encoding
             and (block.lines is None) == (waiting[0].lines is None)
         )
-        if waiting and (not alike or n_bytes >= SMALL_BLOCK or size >= SMALL_BLOCK):
+        if waiting and (not alike or n_bytes >= small or size >= small):
             yield _joined(waiting)
             waiting, size = [], 0
-        if n_bytes >= SMALL_BLOCK:
+        if n_bytes >= small:
             yield block
             continue
         # A window of megabytes must not be kept for a few messages in it.

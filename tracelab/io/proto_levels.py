@@ -146,7 +146,7 @@ class _Values:
         )
 
     def _single(self, values: pa.StructArray, message: Index, noun: str) -> pa.StructArray:
-        """Keep one type of each value; damage can set several, of which the decoder hands on all."""
+        """Keep one type of each value: damage can set several, and the decoder hands on all."""
         columns = [member(values, name) for name in _TYPES]
         rows = several(columns)
         if not rows.size:

@@ -19,7 +19,7 @@ from tracelab.io.containers import Damage, Decompressed, HashedFile, Peeked, Str
 from tracelab.io.decode import LiftedKeys, decode_block
 from tracelab.io.documents import read_documents, salvage
 from tracelab.io.frames import read_frames
-from tracelab.io.intake import Intake, join_small
+from tracelab.io.intake import SMALL_BLOCK, Intake, join_small
 from tracelab.io.lines import read_lines
 from tracelab.io.requests import read_request
 from tracelab.io.sniff import PEEK, Sniffed, sniff
@@ -173,9 +173,10 @@ class SourceReader:
         with ExitStack() as stack:
             self._file = self._open(stack)
             if self._part is not None:
-                yield from join_small(self._read_part(self._file, self._part))
+                blocks = self._read_part(self._file, self._part)
             else:
-                yield from join_small(self._read_stream(self._file))
+                blocks = self._read_stream(self._file)
+            yield from join_small(blocks, small=min(SMALL_BLOCK, self._intake.block_bytes))
             self._file.drain()
             if self._file.failure:
                 self._intake.note(self._file.n_bytes, f"cannot be read on: {self._file.failure}")
