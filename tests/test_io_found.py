@@ -203,3 +203,8 @@ def test_documents_behind_a_broken_one_are_read():
     traces = read(data)
     assert traces.spans["span_id"].n_unique() == 20
     assert traces.ingest["messages_rejected"][0] > 0
+
+
+def test_a_span_of_odd_ids_and_no_times_is_no_metric():
+    span = frame(1, bytes(16)) + frame(2, b"\xff") + frame(4, bytes(8))
+    assert decoded(frame(1, frame(2, frame(2, span)))).spans.height == 2

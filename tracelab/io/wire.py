@@ -18,6 +18,9 @@ FIXED32: Final = 5
 _LEGACY_TAG: Final = b"\xc2\x3e"  # field 1000, length-delimited
 _SCOPES_TAG: Final = b"\x12"  # field 2, length-delimited
 
+_NO_METRIC: Final = frozenset({4, 13, 15})
+"""Fields that a span has and a metric has not: parent_span_id, links, status."""
+
 _SCHEMA_URL: Final = (3, LEN)
 """Of resources and scopes alike. What else stands beside their parts is not read, and may be what
 the message is refused for."""
@@ -178,7 +181,7 @@ def message_signal(data: bytes) -> Signal:
                 lengths[number] = end - at
             if "traces" in possible and lengths.get(1) == 16 and lengths.get(2, 8) == 8:
                 return "traces"
-            if "metrics" in possible and 1 in lengths:
+            if "metrics" in possible and 1 in lengths and _NO_METRIC.isdisjoint(lengths):
                 return "metrics"
     except WireError:
         pass
