@@ -4,6 +4,7 @@ import base64
 import json
 import math
 
+import otlp_lenient as lenient
 from opentelemetry.proto.trace.v1 import trace_pb2
 
 from tracelab import schema, semconv
@@ -11,14 +12,21 @@ from tracelab import schema, semconv
 INT64_MAX = 2**63 - 1
 
 
-def value_of(value):
+def value_of(value, depth=0):
     kind = value.WhichOneof("value")
     if kind is None:
         return None
-    if kind == "array_value":
-        return [value_of(item) for item in value.array_value.values]
-    if kind == "kvlist_value":
-        return attributes_of(value.kvlist_value.values)
+    if kind in ("array_value", "kvlist_value"):
+        inner = getattr(value, kind)
+        if isinstance(inner, bytes):  # a lenient twin: what is nested is decoded one by one
+            inner = lenient.nested(kind, inner, depth)
+        if inner is None:
+            return None
+        if kind == "kvlist_value":
+            return attributes_of(inner.values, depth + 1)
+        return [value_of(item, depth + 1) for item in inner.values]
+    if kind == "string_value":
+        return text_of(value.string_value)
     if kind == "bytes_value":
         return {"bytes": base64.b64encode(value.bytes_value).decode()}
     plain = getattr(value, kind)
@@ -27,12 +35,27 @@ def value_of(value):
     return plain
 
 
-def attributes_of(pairs):
+def text_of(text):
+    """Text as it is, or bytes read as text with U+FFFD for what is none."""
+    return text if isinstance(text, str) else lenient.text(text)
+
+
+def id_of(identifier):
+    """Bytes as hex; an id of JSON that is no hex stands as it came."""
+    return identifier if isinstance(identifier, str) else identifier.hex()
+
+
+def attributes_of(pairs, depth=0):
     made = {}
     for pair in pairs:
-        made.pop(pair.key, None)
-        made[pair.key] = value_of(pair.value)
+        key = text_of(pair.key)
+        made.pop(key, None)
+        made[key] = value_of(pair.value, depth)
     return made
+
+
+def _kinds_of(pairs):
+    return {text_of(pair.key): pair.value.WhichOneof("value") for pair in pairs}
 
 
 def first(attributes, keys, *, raw):
@@ -53,9 +76,13 @@ def first(attributes, keys, *, raw):
 
 
 def span_rows(messages, source="x"):
+    return request_rows(map(trace_pb2.TracesData.FromString, messages), source)
+
+
+def request_rows(requests, source="x"):
+    """Rows of spans, events and links of requests, whatever decoded them."""
     rows, events, links = [], [], []
-    for message in messages:
-        request = trace_pb2.TracesData.FromString(message)
+    for request in requests:
         for owner in request.resource_spans:
             for group in owner.scope_spans:
                 for span in group.spans:
@@ -79,28 +106,28 @@ def _word(number, words):
 
 
 def _parent(identifier):
-    text = identifier.hex()
+    text = id_of(identifier)
     return None if text in ("", "0" * 16) else text
 
 
 def _span(owner, group, span, source):
     start, end = _time(span.start_time_unix_nano), _time(span.end_time_unix_nano)
     return {
-        "trace_id": span.trace_id.hex(),
-        "span_id": span.span_id.hex(),
+        "trace_id": id_of(span.trace_id),
+        "span_id": id_of(span.span_id),
         "parent_span_id": _parent(span.parent_span_id),
-        "trace_state": span.trace_state or None,
+        "trace_state": text_of(span.trace_state) or None,
         "flags": span.flags,
         "parent_is_remote": _remote(span.flags),
-        "name": span.name,
+        "name": text_of(span.name),
         "kind": _word(span.kind, schema.KINDS),
         "start_time": start,
         "end_time": end,
         "duration_ns": None if start is None or end is None else end - start,
         "status_code": _word(span.status.code, schema.STATUS_CODES),
-        "status_message": span.status.message or None,
-        "scope_name": group.scope.name or None,
-        "scope_version": group.scope.version or None,
+        "status_message": text_of(span.status.message) or None,
+        "scope_name": text_of(group.scope.name) or None,
+        "scope_version": text_of(group.scope.version) or None,
         "attributes": attributes_of(span.attributes),
         "resource_attributes": attributes_of(owner.resource.attributes),
         "scope_attributes": attributes_of(group.scope.attributes),
@@ -110,8 +137,8 @@ def _span(owner, group, span, source):
         "resource_dropped_attributes_count": owner.resource.dropped_attributes_count,
         "scope_dropped_attributes_count": group.scope.dropped_attributes_count,
         "source": source,
-        "resource_schema_url": owner.schema_url or None,
-        "scope_schema_url": group.schema_url or None,
+        "resource_schema_url": text_of(owner.schema_url) or None,
+        "scope_schema_url": text_of(group.schema_url) or None,
         **_lifted(span.attributes, semconv.SPAN_ATTRIBUTES),
         **_lifted(owner.resource.attributes, semconv.RESOURCE_ATTRIBUTES),
     }
@@ -122,7 +149,7 @@ INTEGERS = {"thread_id", "http_response_status_code", "resend_count", "process_p
 
 def _lifted(pairs, wanted):
     attributes = attributes_of(pairs)
-    raw = {pair.key: pair.value.WhichOneof("value") for pair in pairs}
+    raw = _kinds_of(pairs)
     made = {}
     for column, keys in wanted.items():
         value = first(attributes, keys, raw=raw)
@@ -155,20 +182,21 @@ def _text(value):
 
 def _event(trace_id, span_id, index, event):
     attributes = attributes_of(event.attributes)
-    raw = {pair.key: pair.value.WhichOneof("value") for pair in event.attributes}
+    raw = _kinds_of(event.attributes)
     made = {
         "trace_id": trace_id,
         "span_id": span_id,
         "event_index": index,
         "time": _time(event.time_unix_nano),
-        "name": event.name,
+        "name": text_of(event.name),
         "attributes": attributes,
         "dropped_attributes_count": event.dropped_attributes_count,
         "origin": "span_event",
     }
     for column, keys in semconv.EXCEPTION_ATTRIBUTES.items():
-        spellings = keys if event.name == "error" else keys[:1]
-        made[column] = _text(first(attributes, spellings, raw=raw))
+        spellings = keys if made["name"] == "error" else keys[:1]
+        told = [key for key in spellings if attributes.get(key) is not None]
+        made[column] = _text(first(attributes, told, raw=raw))
     escaped = (made["exception_escaped"] or "").lower()
     made["exception_escaped"] = {"true": True, "false": False}.get(escaped)
     return made
@@ -178,9 +206,9 @@ def _link(trace_id, span_id, link):
     return {
         "trace_id": trace_id,
         "span_id": span_id,
-        "linked_trace_id": link.trace_id.hex(),
-        "linked_span_id": link.span_id.hex(),
-        "trace_state": link.trace_state or None,
+        "linked_trace_id": id_of(link.trace_id),
+        "linked_span_id": id_of(link.span_id),
+        "trace_state": text_of(link.trace_state) or None,
         "flags": link.flags,
         "linked_is_remote": _remote(link.flags),
         "attributes": attributes_of(link.attributes),

@@ -99,6 +99,18 @@ def arrow_text(column: pl.Series) -> pa.StringArray:
     return array.cast(pa.string())
 
 
+def several(columns: Sequence[pa.Array]) -> Index:
+    """Return the rows in which more than one of some columns of one length holds a value."""
+    filled = [column for column in columns if column.null_count < len(column)]
+    if len(filled) < 2:
+        return np.empty(0, dtype=np.int64)
+    size = len(filled[0])
+    counts = np.zeros(size, dtype=np.uint8)
+    for column in filled:
+        counts += _valid(column)
+    return np.flatnonzero(counts > 1)
+
+
 def double_texts(values: pl.Series) -> pl.Series:
     """Write doubles as JSON: with a fraction or exponent, what is no number as a string.
 

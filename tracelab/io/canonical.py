@@ -87,6 +87,8 @@ class _Field:
     message: str
     number: int
     enum: dict[str, int]
+    choice: str
+    """Name of the group of fields of which only one can be set; empty outside of any."""
 
 
 @cache
@@ -107,6 +109,7 @@ def _fields(message: str) -> dict[str, _Field]:
             "" if item.message_type is None else item.message_type.full_name,
             item.number,
             {**names, **{_short(name): number for name, number in names.items()}},
+            "" if item.containing_oneof is None else item.containing_oneof.name,
         )
         for key in (item.json_name, item.name, *_ALIASES.get(item.name, ())):
             found[key] = one
@@ -253,11 +256,21 @@ def _message(value: dict[str, Any], name: str, losses: Losses, depth: int) -> di
         except ValueError as error:
             losses.add(f"{one.json_name}: {error}; left out", part)
             continue
+        if one.choice:
+            _unset_others(made, one, fields, losses)
         if one.repeated and one.json_name in made:
             made[one.json_name] += read
         else:
             made[one.json_name] = read
     return made
+
+
+def _unset_others(
+    made: dict[str, Any], one: _Field, fields: dict[str, _Field], losses: Losses
+) -> None:
+    """Of fields of which only one can be set, the last is kept."""
+    for other in [key for key in made if fields[key].choice == one.choice]:
+        losses.add(f"{other} beside {one.json_name}; the last is kept", made.pop(other))
 
 
 def _repeated(part: Any, one: _Field, losses: Losses, depth: int) -> list[Any]:
@@ -288,7 +301,11 @@ def _single(part: Any, one: _Field, losses: Losses, depth: int) -> Any:
     if one.type == _D.TYPE_STRING:
         return _text(part, one, losses)
     if one.type == _D.TYPE_BYTES:
-        return _id(part, _ID_LENGTHS[one.name]) if one.name in _ID_LENGTHS else _bytes(part)
+        if one.name not in _ID_LENGTHS:
+            return _bytes(part)
+        if not isinstance(part, str):
+            raise ValueError("not a text")
+        return _id(_text(part, one, losses), _ID_LENGTHS[one.name])
     if one.type == _D.TYPE_BOOL:
         return _boolean(part)
     if one.type == _D.TYPE_DOUBLE:
@@ -316,10 +333,8 @@ def _text(part: Any, one: _Field, losses: Losses) -> str:
     return json.dumps(part)
 
 
-def _id(part: Any, size: int) -> str:
+def _id(part: str, size: int) -> str:
     """Read an id as hex; base64 only where its length says so."""
-    if not isinstance(part, str):
-        raise ValueError("not a text")
     if len(part) != 2 * size and len(part) == 4 * -(-size // 3):
         try:
             decoded = base64.b64decode(part, validate=True)

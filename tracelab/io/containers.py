@@ -59,6 +59,11 @@ def excerpt(data: bytes) -> str:
     return "".join(c if c.isprintable() else f"\\x{ord(c):02x}" for c in text)
 
 
+def storable(text: str) -> str:
+    """Return text that every table can hold: halves of surrogate pairs are written out."""
+    return text if text.isascii() else text.encode("utf-8", "backslashreplace").decode()
+
+
 class Stream(Protocol):
     """Anything with ``read``."""
 

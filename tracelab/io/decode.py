@@ -10,6 +10,7 @@ import polars as pl
 from tracelab import schema
 from tracelab.io import decode_json, decode_proto
 from tracelab.io.chunk import MESSAGES, Block, Chunk
+from tracelab.io.containers import storable
 from tracelab.io.flatten import (
     LiftedKeys,
     flatten_logs,
@@ -132,8 +133,8 @@ def _rejects(block: Block, problems: Problems, source: str | pl.Series) -> pl.Da
                 source if isinstance(source, str) else source[message],
                 int(block.offsets[message]) + position,
                 None if block.lines is None else int(block.lines[message]),
-                reason,
-                excerpt,
+                storable(reason),
+                storable(excerpt),
             )
             for message, position, reason, excerpt in sorted(problems.rows)
         ],

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from tracelab.io.attributes import Index, arrow_text, double_texts, series
-from tracelab.io.lean import LEGACY_NAME, handler
+from tracelab.io.lean import LEGACY_NAME, checker, decoder
 from tracelab.io.levels import Decoded, Logs, Problems, Spans
 from tracelab.io.proto_levels import NativeLevels, items_and_owners, member
 from tracelab.io.proto_metrics import read_metrics
@@ -221,18 +221,47 @@ def _native(
     problems: Problems,
     decoded: Decoded,
 ) -> pa.RecordBatch:
-    decode = handler(_MESSAGES[signal][0]).list_to_record_batch
-    try:
-        batch = decode(messages)
-    except ValueError:
-        messages = [
-            _readable(signal, message, number, problems, decoded)
-            for message, number in zip(messages, numbers, strict=True)
-        ]
-        batch = decode(messages)
+    batch, messages = _what_can_be_read(signal, messages, numbers, problems, decoded)
     if signal == "traces" and len(member(batch.column(0).values, LEGACY_NAME).values):
-        batch = decode([with_scopes_for_libraries(message) for message in messages])
+        # What stands in the old field was not looked into so far.
+        messages = [with_scopes_for_libraries(message) for message in messages]
+        batch, _ = _what_can_be_read(signal, messages, numbers, problems, decoded)
     return batch
+
+
+def _what_can_be_read(
+    signal: Signal,
+    messages: list[bytes],
+    numbers: list[int],
+    problems: Problems,
+    decoded: Decoded,
+) -> tuple[pa.RecordBatch, list[bytes]]:
+    """Decode messages together; if that is refused, what each check of one by itself leaves."""
+    decode = decoder(_MESSAGES[signal][0])
+    for check in (None, _readable, _decodable):
+        if check is not None:
+            messages = [
+                check(signal, message, number, problems, decoded)
+                for message, number in zip(messages, numbers, strict=True)
+            ]
+        try:
+            return decode(messages), messages
+        except ValueError:
+            continue
+    return decode([b""] * len(messages)), messages
+
+
+def _decodable(
+    signal: Signal, message: bytes, number: int, problems: Problems, decoded: Decoded
+) -> bytes:
+    """Return the message, or nothing if the native decoder alone refuses it."""
+    try:
+        decoder(_MESSAGES[signal][0])([message])
+    except ValueError as error:
+        problems.add(number, f"broken message: {error}", message[:64].hex())
+        decoded.bad.add(number)
+        return b""
+    return message
 
 
 def _readable(
@@ -241,13 +270,13 @@ def _readable(
     """Return the message itself if it can be read, else what can be saved of it."""
     whole, leaf = _MESSAGES[signal]
     try:
-        handler(whole).list_to_record_batch([message])
+        checker(whole)(message)
     except ValueError:
         saved = salvage_message(
             message,
-            leaf=handler(leaf),
-            resource=handler("resource.v1.Resource"),
-            scope=handler("common.v1.InstrumentationScope"),
+            leaf=checker(leaf),
+            resource=checker("resource.v1.Resource"),
+            scope=checker("common.v1.InstrumentationScope"),
         )
         for position, reason, excerpt in saved.losses:
             problems.add(number, reason, excerpt.hex(), position=position)

@@ -24,6 +24,7 @@ Places = npt.NDArray[np.int64]
 _MAX_PREFIX: Final = 1 << 16
 _MAX_ARRAY_DEPTH: Final = 3
 _MAX_RESTARTS: Final = 200
+_AFTER_RESTART: Final = 1 << 13
 _CLOSERS_LOOKED_AT: Final = 200
 _GAP: Final = NOISE + b","
 _STEP: Final = 1 << 20
@@ -247,6 +248,7 @@ class _Reader:
         self._size = intake.block_bytes
         self._prefix = 0
         self._restarts = 0
+        self._restarted = False
         self._zeros: tuple[int, int, int, int | None] | None = None
 
     def flush(self) -> Iterator[Block]:
@@ -259,12 +261,16 @@ class _Reader:
         window = self._window
         more = window.fill(self._size)
         data = window.data
+        if self._size < len(data):
+            data, more = data[: self._size], True
         if line is not None and (end := data.find(b"\n")) >= 0:
             data, more = data[:end], False
         brackets = find_brackets(data)
         bounds, begin = brackets.values()
         if bounds:
             self._take(data, bounds[:1] if line is not None else bounds, line)
+        elif more and len(data) < self._intake.block_bytes:
+            self._size = len(data) * 2
         elif begin is None and more and data.strip(_GAP):
             self._pass_over(line, "without a JSON value")
         elif begin is None:
@@ -288,7 +294,10 @@ class _Reader:
 
     def _advance(self, size: int) -> None:
         self._window.drop(size)
-        self._size, self._prefix = self._intake.block_bytes, 0
+        block = self._intake.block_bytes
+        # Behind a broken document, brackets are told anew: of a little, as the next may break too.
+        self._size = min(_AFTER_RESTART, block) if self._restarted else block
+        self._prefix, self._restarted = 0, False
 
     def _take(self, data: bytes, bounds: list[tuple[int, int]], line: int | None) -> None:
         place = 0
@@ -311,6 +320,7 @@ class _Reader:
         if found is None or self._restarts >= _MAX_RESTARTS:
             return None
         self._restarts += 1
+        self._restarted = True
         return found.start() + 1
 
     def _torn(self, data: bytes, line: int | None) -> None:

@@ -19,7 +19,9 @@ _RESOURCE_TAGS: Final = (0x0A, 0x12, 0x1A, 0xC2)
 _MAX_VARINT: Final = 10
 _LENGTH_DELIMITED: Final = 2
 _LOOK_AHEAD: Final = PREFIX + 16
+_HEAD: Final = 200
 _CHAIN_LOOKED_AT: Final = 10_000
+_STRIDE: Final = 1 << 14
 _MAX_TRIES: Final = 200_000
 """Places looked at in search of a frame, per source: damage made on purpose cannot cost more."""
 
@@ -90,12 +92,13 @@ def frame_places(data: bytes, place: int, *, max_bytes: int, compressed: bool) -
             yield found - PREFIX
             found = data.find(ZSTD_MAGIC, found + 1)
         return
-    text = np.frombuffer(data, dtype=np.uint8)[place:]
-    if len(text) <= PREFIX:
-        return
-    # A prefix is at most the limit, so its high byte is small: that thins out the candidates.
-    likely = (text[:-PREFIX] <= (max_bytes >> 24)) & (text[PREFIX:] == _TAG_FIRST)
-    yield from (np.flatnonzero(likely) + place).tolist()
+    text = np.frombuffer(data, dtype=np.uint8)
+    # The next frame is mostly near, so that not all of the window is looked at for each gap.
+    for start in range(place, len(text) - PREFIX, _STRIDE):
+        heads, bodies = text[start:-PREFIX][:_STRIDE], text[start + PREFIX :][:_STRIDE]
+        # A prefix is at most the limit, so its high byte is small: that thins out the candidates.
+        likely = (heads <= (max_bytes >> 24)) & (bodies == _TAG_FIRST)
+        yield from (np.flatnonzero(likely) + start).tolist()
 
 
 def read_frames(
@@ -151,15 +154,35 @@ class _Reader:
         return bool(self._window.data)
 
     def take(self) -> list[tuple[int, int]]:
-        """Return the bodies of the frames in the window, or what stands before the next one."""
+        """Return the bodies of the frames in the window, gaps between them passed over."""
         window = self._window
         found: list[tuple[int, int]] = []
-        while (end := self._frame_end(first=not found)) >= 0:
-            found.append((self._place + PREFIX, end))
-            self._place = end
-        if not found and window.data:
-            found = self._gap()
-        return found
+        while True:
+            while (end := self._frame_end(first=self._place == 0)) >= 0:
+                found.append((self._place + PREFIX, end))
+                self._place = end
+            if self._place >= len(window.data):
+                return found
+            if self._place == 0:
+                found += self._gap()
+            elif (place := self._next_frame()) >= 0:
+                start = self._place
+                self._place = place
+                gap = window.data[start:place]
+                found += self._judge_gap(
+                    window.base + start, gap[:_HEAD], zeros=not gap.strip(b"\0")
+                )
+            else:
+                return found
+
+    def _next_frame(self) -> int:
+        """Return where the next frame begins, without sliding on; -1 if that does not show yet."""
+        data = self._window.data
+        body = self._place + PREFIX
+        length = int.from_bytes(data[self._place : body], "big")
+        if length <= self._intake.max_message_bytes and body + length > len(data):
+            return -1
+        return self._find_frame(self._place + 1, fill=False)
 
     def _frame_end(self, *, first: bool) -> int:
         """Return where the frame ends that begins here; -1 if none does, or it is not all there."""
@@ -195,7 +218,7 @@ class _Reader:
     def _gap(self) -> list[tuple[int, int]]:
         """Pass over what is no frame; return its body if a message may be in it."""
         window, intake = self._window, self._intake
-        start, head = window.base, window.data[:200]
+        start, head = window.base, window.data[:_HEAD]
         zeros, searched = True, 1
         while True:
             more = window.fill(intake.block_bytes)
@@ -212,8 +235,11 @@ class _Reader:
         zeros = zeros and not window.data[: self._place].strip(b"\0")
         return self._judge_gap(start, head, zeros=zeros)
 
-    def _find_frame(self, place: int) -> int:
-        """Return where a frame begins that is all there; -1 if nowhere in the window."""
+    def _find_frame(self, place: int, *, fill: bool = True) -> int:
+        """Return where a frame begins that is all there; -1 if nowhere in the window.
+
+        Without `fill`, also if it cannot be told from what the window holds by now.
+        """
         window, limit = self._window, self._intake.max_message_bytes
         places = frame_places(window.data, place, max_bytes=limit, compressed=self._compressed)
         for candidate in places:
@@ -223,6 +249,8 @@ class _Reader:
             if not self._begins_frame(candidate):
                 continue
             length = int.from_bytes(window.data[candidate : candidate + PREFIX], "big")
+            if not fill and candidate + PREFIX + length > len(window.data):
+                return -1
             if window.fill(candidate + PREFIX + length) and self._begins_frame(candidate):
                 return candidate
         return -1
@@ -240,19 +268,21 @@ class _Reader:
             if torn
             else f"{size} bytes are no frame: their length prefix says {length}"
         )
+        body = start - window.base + PREFIX
+        whole = body >= PREFIX  # else its beginning has slid out of the window
         if (
-            window.base == start
+            whole
             and not self._compressed
             and size <= intake.max_message_bytes
-            and begins_request(window.data, PREFIX, self._place)
+            and begins_request(window.data, body, self._place)
             and size > PREFIX
         ):
             # The decoder keeps what is whole in it, and rejects the message if it is not.
             intake.note(start, f"{what}; what is whole in them is read", head)
-            return [(PREFIX, self._place)]
-        if window.base == start and self._compressed and head[PREFIX:].startswith(ZSTD_MAGIC):
+            return [(body, self._place)]
+        if whole and self._compressed and head[PREFIX:].startswith(ZSTD_MAGIC):
             intake.note(start, f"{what}; what can be decoded of them is read", head)
-            return [(PREFIX, self._place)]
+            return [(body, self._place)]
         intake.note(start, what, head, message=True)
         return []
 

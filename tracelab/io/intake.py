@@ -1,7 +1,7 @@
 """What every reader of messages shares: limits, notes of damage, a sliding window."""
 
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field, replace
 from typing import Final, Literal
 
 import numpy as np
@@ -161,3 +161,70 @@ class Builder:
             lines=None if lines[0] is None else np.array(lines, dtype=np.int64),
             first_message=first,
         )
+
+
+SMALL_BLOCK: Final = 1 << 17
+"""Below, what decoding a block costs whatever its size outweighs a copy of its bytes."""
+
+
+def join_small(blocks: Iterable[Block], *, small: int = SMALL_BLOCK) -> Iterator[Block]:
+    """Lay small blocks together, as damage leaves them: decoding costs milliseconds a block.
+
+    Parameters
+    ----------
+    blocks : iterable of Block
+        Consecutive blocks of one source.
+    small : int
+        Bytes of messages from which on a block stays by itself.
+
+    Yields
+    ------
+    Block
+        The same messages in the same order.
+
+    Raises
+    ------
+    What `blocks` raises.
+    """
+    waiting: list[Block] = []
+    size = 0
+    for block in blocks:
+        n_bytes = int(block.lengths.sum())
+        alike = not waiting or (
+            block.encoding == waiting[0].encoding
+            and (block.lines is None) == (waiting[0].lines is None)
+        )
+        if waiting and (not alike or n_bytes >= small or size >= small):
+            yield _joined(waiting)
+            waiting, size = [], 0
+        if n_bytes >= small:
+            yield block
+            continue
+        # A window of megabytes must not be kept for a few messages in it.
+        waiting.append(_compact(block) if len(block.buffer) > 2 * n_bytes else block)
+        size += n_bytes
+    if waiting:
+        yield _joined(waiting)
+
+
+def _compact(block: Block) -> Block:
+    bounds = zip(block.starts.tolist(), block.lengths.tolist(), strict=True)
+    buffer = b"".join(block.buffer[start : start + length] for start, length in bounds)
+    return replace(block, buffer=buffer, starts=np.cumsum(block.lengths) - block.lengths)
+
+
+def _joined(blocks: list[Block]) -> Block:
+    if len(blocks) == 1:
+        return blocks[0]
+    shifts = np.cumsum([0, *(len(block.buffer) for block in blocks[:-1])]).tolist()
+    lines = [block.lines for block in blocks if block.lines is not None]
+    return replace(
+        blocks[0],
+        buffer=b"".join(block.buffer for block in blocks),
+        starts=np.concatenate(
+            [block.starts + shift for block, shift in zip(blocks, shifts, strict=True)]
+        ),
+        lengths=np.concatenate([block.lengths for block in blocks]),
+        offsets=np.concatenate([block.offsets for block in blocks]),
+        lines=np.concatenate(lines) if lines else None,
+    )

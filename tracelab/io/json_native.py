@@ -24,6 +24,7 @@ from tracelab.io.attributes import (
     double_texts,
     escape_texts,
     series,
+    several,
     text_bounds,
 )
 from tracelab.io.canonical import enum_numbers
@@ -280,17 +281,20 @@ class _Reader:
 
     def values(self, values: pa.StructArray) -> tuple[pa.Array, ...]:
         arrays, encoded = self.field(values, "arrayValue"), self.field(values, "bytesValue")
+        scalars = self.scalars(values)
+        _single(*scalars, arrays, encoded)
         texts = pa.nulls(len(values), pa.string())
         if encoded.null_count < len(encoded):
             texts = _bytes_texts(encoded)
         if arrays.null_count < len(arrays):
             texts = pc.coalesce(texts, self.array_texts(arrays))
-        return (*self.scalars(values), texts)
+        return (*scalars, texts)
 
     def array_texts(self, arrays: pa.StructArray) -> pa.StringArray:
         lists = self.field(arrays, "values")
         items = lists.values
-        strings, booleans, integers, doubles = self.scalars(items)
+        strings, booleans, integers, doubles = scalars = self.scalars(items)
+        _single(*scalars)
         texts = pc.coalesce(
             pc.binary_join_element_wise('"', escape_texts(strings), '"', ""),
             booleans.cast(pa.string()),
@@ -428,6 +432,11 @@ def _items(column: pa.ListArray) -> tuple[pa.StructArray, Index]:
     if items.null_count:
         raise RefusedError("null in place of an object")
     return items, column.offsets.to_numpy().astype(np.int64)
+
+
+def _single(*columns: pa.Array) -> None:
+    if several(columns).size:
+        raise RefusedError("a value of several types")
 
 
 def _parents(offsets: Index) -> Index:

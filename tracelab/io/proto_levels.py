@@ -16,9 +16,10 @@ from tracelab.io.attributes import (
     double_texts,
     escape_texts,
     series,
+    several,
     text_bounds,
 )
-from tracelab.io.lean import handler
+from tracelab.io.lean import decoder
 from tracelab.io.levels import Level, Problems
 
 MAX_DEPTH: Final = 100
@@ -85,6 +86,17 @@ def member(struct: pa.StructArray, name: str) -> pa.Array:
     return struct.field(struct.type.get_field_index(name))
 
 
+_TYPES: Final = (
+    "string_value",
+    "bool_value",
+    "int_value",
+    "double_value",
+    "array_value",
+    "kvlist_value",
+    "bytes_value",
+)
+
+
 class _Values:
     """AnyValues of one block, decoded level by level."""
 
@@ -105,6 +117,7 @@ class _Values:
         self, values: pa.StructArray, message: Index, noun: str, depth: int = 0
     ) -> tuple[pa.Array, pa.Array, pa.Array, pa.Array, pa.Array]:
         """Split AnyValues by type; bytes, arrays and maps become JSON text."""
+        values = self._single(values, message, noun)
         strings = self.reader.text(
             member(values, "string_value"), message, f"an attribute value of {noun}"
         )
@@ -131,6 +144,23 @@ class _Values:
             member(values, "double_value"),
             texts,
         )
+
+    def _single(self, values: pa.StructArray, message: Index, noun: str) -> pa.StructArray:
+        """Keep one type of each value: damage can set several, and the decoder hands on all."""
+        columns = [member(values, name) for name in _TYPES]
+        rows = several(columns)
+        if not rows.size:
+            return values
+        for row in rows.tolist():
+            self.reader.problems.add(
+                message[row], f"a value of {noun} has several types; the first of them is kept"
+            )
+        taken = np.zeros(len(values), dtype=np.bool_)
+        kept = []
+        for column in columns:
+            kept.append(pc.if_else(pa.array(taken), pa.scalar(None, column.type), column))
+            taken |= column.is_valid().to_numpy(zero_copy_only=False)
+        return pa.StructArray.from_arrays(kept, names=list(_TYPES))
 
     def texts(
         self, values: pa.StructArray, message: Index, noun: str, depth: int
@@ -185,17 +215,17 @@ class _Values:
             return None, np.empty(0, dtype=np.int64)
         good = np.arange(len(column))
         try:
-            batch = handler(name).array_to_record_batch(column)
+            batch = decoder(name)(column)
         except ValueError:
             kept = []
             for row, value in enumerate(column.to_pylist()):
                 try:
-                    handler(name).list_to_record_batch([value])
+                    decoder(name)([value])
                     kept.append(row)
                 except ValueError as error:
                     problems.add(message[row], f"a value of {noun} is broken: {error}; null")
             good = np.array(kept, dtype=np.int64)
-            batch = handler(name).array_to_record_batch(column.take(pa.array(good)))
+            batch = decoder(name)(column.take(pa.array(good)))
         return batch.column(0), good
 
 

@@ -15,11 +15,11 @@ import polars as pl
 from tracelab import schema
 from tracelab.exceptions import ParameterError, SourceError, UnknownFormatError
 from tracelab.io.chunk import Block, Chunk
-from tracelab.io.containers import Damage, Decompressed, HashedFile, Peeked, Stream
+from tracelab.io.containers import Damage, Decompressed, HashedFile, Peeked, Stream, storable
 from tracelab.io.decode import LiftedKeys, decode_block
 from tracelab.io.documents import read_documents, salvage
 from tracelab.io.frames import read_frames
-from tracelab.io.intake import Intake
+from tracelab.io.intake import SMALL_BLOCK, Intake, join_small
 from tracelab.io.lines import read_lines
 from tracelab.io.requests import read_request
 from tracelab.io.sniff import PEEK, Sniffed, sniff
@@ -173,9 +173,10 @@ class SourceReader:
         with ExitStack() as stack:
             self._file = self._open(stack)
             if self._part is not None:
-                yield from self._read_part(self._file, self._part)
+                blocks = self._read_part(self._file, self._part)
             else:
-                yield from self._read_stream(self._file)
+                blocks = self._read_stream(self._file)
+            yield from join_small(blocks, small=min(SMALL_BLOCK, self._intake.block_bytes))
             self._file.drain()
             if self._file.failure:
                 self._intake.note(self._file.n_bytes, f"cannot be read on: {self._file.failure}")
@@ -352,6 +353,8 @@ class SourceReader:
     def _salvaged(self, block: Block, chunk: Chunk, first_row: int) -> Chunk:
         """Add the whole spans of broken messages; they stay rejected."""
         lost = chunk.messages["good"].not_() & (chunk.messages["spans"] == 0)
+        parts: list[bytes] = []
+        owners: list[int] = []
         for row in lost.arg_true().to_list():
             if self._n_salvaged >= _MAX_SALVAGED:
                 break
@@ -359,22 +362,23 @@ class SourceReader:
                 continue
             self._n_salvaged += 1
             start = int(block.starts[row])
-            parts = salvage(block.buffer[start : start + int(block.lengths[row])])
-            if not parts:
-                continue
-            lengths = np.array([len(part) for part in parts], dtype=np.int64)
-            again = Block(
-                encoding="json",
-                buffer=b"".join(parts),
-                starts=np.cumsum(lengths) - lengths,
-                lengths=lengths,
-                offsets=np.repeat(block.offsets[row], len(parts)),
-                lines=None if block.lines is None else np.repeat(block.lines[row], len(parts)),
-            )
-            next_row = first_row + chunk.spans.height + chunk.spans_rejected
-            more = self._decode(again, source=self.name, first_row=next_row, keys=self._keys)
-            chunk = _joined(chunk, more)
-        return chunk
+            found = salvage(block.buffer[start : start + int(block.lengths[row])])
+            parts += found
+            owners += [row] * len(found)
+        if not parts:
+            return chunk
+        lengths = np.array([len(part) for part in parts], dtype=np.int64)
+        again = Block(
+            encoding="json",
+            buffer=b"".join(parts),
+            starts=np.cumsum(lengths) - lengths,
+            lengths=lengths,
+            offsets=block.offsets[owners],
+            lines=None if block.lines is None else block.lines[owners],
+        )
+        next_row = first_row + chunk.spans.height + chunk.spans_rejected
+        more = self._decode(again, source=self.name, first_row=next_row, keys=self._keys)
+        return _joined(chunk, more)
 
     def _counted(self, chunk: Chunk) -> Chunk:
         """Add the rejects noted so far, and count what is in the chunk."""
@@ -416,7 +420,10 @@ class _Counted:
 def reject_rows(source: str, damages: Sequence[Damage]) -> pl.DataFrame:
     """Return damage as rows of REJECTS."""
     return pl.DataFrame(
-        [(source, each.offset, each.line, each.reason, each.excerpt) for each in damages],
+        [
+            (source, each.offset, each.line, storable(each.reason), storable(each.excerpt))
+            for each in damages
+        ],
         schema=schema.REJECTS,
         orient="row",
     )

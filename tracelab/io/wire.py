@@ -6,7 +6,7 @@ Which signal a message carries, what can be saved of a message that is broken, a
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import Any, Final, Literal
+from typing import Final, Literal
 
 Signal = Literal["traces", "logs", "metrics"]
 
@@ -17,6 +17,13 @@ FIXED32: Final = 5
 
 _LEGACY_TAG: Final = b"\xc2\x3e"  # field 1000, length-delimited
 _SCOPES_TAG: Final = b"\x12"  # field 2, length-delimited
+
+_NO_METRIC: Final = frozenset({4, 13, 15})
+"""Fields that a span has and a metric has not: parent_span_id, links, status."""
+
+_SCHEMA_URL: Final = (3, LEN)
+"""Of resources and scopes alike. What else stands beside their parts is not read, and may be what
+the message is refused for."""
 
 _LEAF_TYPES: Final[dict[Signal, dict[int, int]]] = {
     "traces": {
@@ -35,6 +42,9 @@ _LEAF_TYPES: Final[dict[Signal, dict[int, int]]] = {
     },
     "metrics": dict.fromkeys((1, 2, 3, 5, 7, 9, 10, 11, 12), LEN),
 }
+
+
+Check = Callable[[bytes], object]
 
 
 class WireError(ValueError):
@@ -171,7 +181,7 @@ def message_signal(data: bytes) -> Signal:
                 lengths[number] = end - at
             if "traces" in possible and lengths.get(1) == 16 and lengths.get(2, 8) == 8:
                 return "traces"
-            if "metrics" in possible and 1 in lengths:
+            if "metrics" in possible and 1 in lengths and _NO_METRIC.isdisjoint(lengths):
                 return "metrics"
     except WireError:
         pass
@@ -191,13 +201,19 @@ def with_scopes_for_libraries(data: bytes) -> bytes:
     Returns
     -------
     bytes
-        The message as today's readers want it.
+        The message as today's readers want it; as it is if it cannot be walked through.
 
     Raises
     ------
-    WireError
-        If the message is broken.
+    Nothing of its own.
     """
+    try:
+        return _with_scopes(data)
+    except WireError:
+        return data
+
+
+def _with_scopes(data: bytes) -> bytes:
     parts = []
     for number, kind, tag, start, stop in walk_fields(data, 0, len(data)):
         if number != 1 or kind != LEN:
@@ -249,7 +265,7 @@ class Salvage:
     leaves_lost: int = 0
 
 
-def salvage_message(data: bytes, *, leaf: Any, resource: Any, scope: Any) -> Salvage:
+def salvage_message(data: bytes, *, leaf: Check, resource: Check, scope: Check) -> Salvage:
     """Save what can be read of a broken message, leaf by leaf.
 
     Containers that reach beyond their end are read as far as they go.
@@ -258,8 +274,8 @@ def salvage_message(data: bytes, *, leaf: Any, resource: Any, scope: Any) -> Sal
     ----------
     data : bytes
         A message that the native decoder refused.
-    leaf, resource, scope : native decoders
-        Each message of that kind is tried on its own.
+    leaf, resource, scope : callable
+        Raise `ValueError` for a part of that kind that is broken.
 
     Returns
     -------
@@ -271,9 +287,9 @@ def salvage_message(data: bytes, *, leaf: Any, resource: Any, scope: Any) -> Sal
     """
     result = Salvage()
 
-    def readable(decoder: Any, start: int, stop: int, noun: str) -> bool:
+    def readable(check: Check, start: int, stop: int, noun: str) -> bool:
         try:
-            decoder.list_to_record_batch([data[start:stop]])
+            check(data[start:stop])
         except ValueError as error:
             result.losses.append((start, f"broken {noun}: {error}", data[start:stop][:64]))
             return False
@@ -287,8 +303,7 @@ def salvage_message(data: bytes, *, leaf: Any, resource: Any, scope: Any) -> Sal
                 if readable(leaf, at, end, "leaf"):
                     return data[tag:end]
                 result.leaves_lost += 1
-                return b""
-            return data[tag:end]
+            return data[tag:end] if (number, kind) == _SCHEMA_URL else b""
 
         return _rebuilt(data, start, stop, take, result, {})
 
@@ -296,13 +311,11 @@ def salvage_message(data: bytes, *, leaf: Any, resource: Any, scope: Any) -> Sal
         def take(number: int, kind: int, tag: int, at: int, end: int) -> bytes:
             if number == 1 and kind == LEN:
                 return data[tag:end] if readable(resource, at, end, "resource") else b""
-            return data[tag:end]
+            return data[tag:end] if (number, kind) == _SCHEMA_URL else b""
 
         return _rebuilt(data, start, stop, take, result, {2: scopes_of, 1000: scopes_of})
 
-    result.data = _rebuilt(
-        data, 0, len(data), lambda *bounds: data[bounds[2] : bounds[4]], result, {1: owners_of}
-    )
+    result.data = _rebuilt(data, 0, len(data), lambda *_: b"", result, {1: owners_of})
     return result
 
 

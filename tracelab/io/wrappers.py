@@ -126,7 +126,7 @@ def _unwrap_object(message: bytes, value: dict[str, bytes], depth: int) -> Itera
         yield Request(message, "otlp-json")
         return
     if "spans" in value and ("processes" in value or "traceID" in value):
-        yield Request(msgspec.json.encode(jaeger_request(_objects(message))), "jaeger-json")
+        yield Request(_json_of(jaeger_request(_objects(message))), "jaeger-json")
         return
     for key, wanted in _BARE_KEYS.items():
         if key in value:
@@ -144,6 +144,14 @@ def _unwrap_object(message: bytes, value: dict[str, bytes], depth: int) -> Itera
             return
     keys = ", ".join(list(value)[:_SHOWN_KEYS])
     raise NotAnExportError(f"a JSON object with the keys {keys}, which is no known export")
+
+
+def _json_of(request: dict[str, Any]) -> bytes:
+    try:
+        return msgspec.json.encode(request)
+    except UnicodeEncodeError:
+        # A lone surrogate stays escaped, for the decoder to judge.
+        return json.dumps(request).encode()
 
 
 def _partial(value: dict[str, bytes]) -> Iterator[Request]:
