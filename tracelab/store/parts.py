@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from tracelab import schema
@@ -399,11 +400,14 @@ def read_parts(
 
 
 def _rows_of(arrow: pa.Table, number: int, bucket: int | None) -> pl.DataFrame:
-    """Take a bucket's rows out of row groups that hold several; number them by their part."""
+    """Take a bucket's rows out of row groups that hold several; number them by their part.
+
+    Arrow's filter copies what it keeps; that of polars would hold on to the texts of the others.
+    """
+    if bucket is not None and BUCKET in arrow.column_names:
+        arrow = arrow.filter(pc.equal(arrow[BUCKET], bucket)).drop_columns([BUCKET])
     rows = pl.from_arrow(arrow)
     assert isinstance(rows, pl.DataFrame)
-    if BUCKET in rows.columns:
-        rows = rows.filter(pl.col(BUCKET) == bucket)
     if ROW in rows.columns:
         rows = rows.with_columns(pl.col(ROW) + pl.lit(number << _ROW_BITS, pl.UInt64))
     return rows
