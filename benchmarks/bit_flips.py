@@ -68,7 +68,7 @@ def flip_bits(store, *, flips, reads, seed):
         Flips by kind of file, and the flips that went unseen: (file, bit, by what).
     """
     chance = random.Random(seed)
-    files = sorted(path for path in store.rglob("*") if path.is_file())
+    files = sorted(path for path in store.rglob("*") if path.is_file() and path.stat().st_size)
     whole = TraceStore(store).read()
     hits, unseen = Counter(), []
     for number in range(flips):

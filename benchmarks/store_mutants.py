@@ -68,7 +68,7 @@ def make_store(rng, scratch):
     return {
         path.relative_to(place).as_posix(): path.read_bytes()
         for path in sorted(place.rglob("*"))
-        if path.is_file()
+        if path.is_file() and path.stat().st_size
     }
 
 

@@ -23,7 +23,7 @@ from tracelab.exceptions import (
     UnknownFormatError,
     UnknownTraceError,
 )
-from tracelab.store import TraceStore, ingest
+from tracelab.store import TraceStore, ingest, shelves
 from tracelab.store.parts import _arranged, bucket_of
 from tracelab.synth import write_synthetic
 from tracelab.traceset import TABLES
@@ -370,6 +370,45 @@ def test_a_damaged_log_is_named(tmp_path, files, damage):
         TraceStore(tmp_path / "store")
 
 
+def test_the_newest_commit_taken_away_is_missed(tmp_path, files):
+    store = TraceStore(tmp_path / "store")
+    for path in files[:2]:
+        store.ingest(path)
+    (tmp_path / "store" / "log" / "000000000002.json").unlink()
+    with pytest.raises(StoreError, match=r"000000000002\.json is missing"):
+        TraceStore(tmp_path / "store")
+
+
+def test_a_commit_without_its_seal_counts_and_can_be_followed(tmp_path, files):
+    store = TraceStore(tmp_path / "store")
+    store.ingest(files[0])
+    (tmp_path / "store" / "log" / "000000000001.seal").unlink()
+    store = TraceStore(tmp_path / "store")
+    store.ingest(files[1])
+    assert TraceStore(tmp_path / "store").info()["commits"] == 2
+    assert TraceStore(tmp_path / "store").verify().is_empty()
+
+
+def test_a_seal_that_was_written_into_is_named(tmp_path, files):
+    TraceStore(tmp_path / "store").ingest(files[0])
+    (tmp_path / "store" / "log" / "000000000001.seal").write_bytes(b"x")
+    with pytest.raises(StoreError, match=r"000000000001\.seal is damaged"):
+        TraceStore(tmp_path / "store")
+
+
+def test_a_commit_made_while_the_folder_is_listed_is_not_missed(tmp_path, files, monkeypatch):
+    store = TraceStore(tmp_path / "store")
+    for path in files[:2]:
+        store.ingest(path)
+    listed = shelves.Folder.entries
+
+    def without_the_newest(self, folder):
+        return (each for each in listed(self, folder) if not each.name.endswith("2.json"))
+
+    monkeypatch.setattr(shelves.Folder, "entries", without_the_newest)
+    assert TraceStore(tmp_path / "store").info()["commits"] == 1
+
+
 def test_a_store_of_another_version_is_refused(tmp_path):
     import hashlib
 
@@ -478,7 +517,7 @@ def test_wrong_names_are_told(tmp_path):
 
 SCRIPT = """
 import sys
-from tracelab.store import TraceStore
+from tracelab.store import TraceStore, shelves
 store = TraceStore(sys.argv[1], buckets=4)
 print("ready", flush=True)
 for path in sys.argv[2:]:

@@ -4,16 +4,18 @@ A commit is one small file. It names every part (of every table) that it adds an
 that it accounts for, so that all tables change at once. It is created under the next number,
 which fails if another writer took it. Its first line is the
 SHA-256 of the rest, and the rest holds that of the commit before: a commit that is emptied,
-altered or missing in the middle is named instead of silently passed over.
+altered or missing in the middle is named instead of silently passed over. An empty file beside
+it, its seal, says that it was made, so that the newest one is missed as well.
 """
 
+import contextlib
 import hashlib
 import json
 from dataclasses import asdict, dataclass, field
 from typing import Any, Final
 
 from tracelab.exceptions import StoreError
-from tracelab.store.shelves import Shelf
+from tracelab.store.shelves import Entry, Shelf
 from tracelab.store.shelves import Taken as Taken
 
 FORMAT: Final = "tracelab-store"
@@ -208,12 +210,13 @@ def read(root: Shelf, *, since: Snapshot | None = None, until: int | None = None
     n_buckets = 0 if since is None else since.n_buckets
     digest = "" if since is None else since.digest
     try:
-        present = [each.name for each in root.entries(FOLDER) if each.name.endswith(_SUFFIX)]
+        entries = list(root.entries(FOLDER))
     except OSError as error:
         raise StoreError(
             f"{root} cannot be read as a store: {error.strerror or error}; check the path"
         ) from error
-    last = max((int(name.removeprefix(f"{FOLDER}/")[:_DIGITS]) for name in present), default=-1)
+    last = _newest(entries, _SUFFIX)
+    _check_seals(root, entries, last)
     for at in range(number, (last if until is None else until) + 1):
         body, own = _read_entry(root, _name(at))
         if at == 0:
@@ -260,13 +263,36 @@ def append(root: Shelf, snapshot: Snapshot, commit: Commit) -> None:
         raise StoreError(
             f"{cannot}; nothing of this commit was kept, ingest again when that is mended"
         ) from error
+    # The commit is there, sealed or not: a seal that cannot be set costs only what it is for.
+    with contextlib.suppress(OSError, Taken):
+        root.create(_name(snapshot.number + 1, _SEAL), b"")
 
 
 _SUFFIX: Final = ".json"
+_SEAL: Final = ".seal"
 
 
-def _name(number: int) -> str:
-    return f"{FOLDER}/{number:0{_DIGITS}d}{_SUFFIX}"
+def _newest(entries: list[Entry], suffix: str) -> int:
+    names = (each.name.removeprefix(f"{FOLDER}/") for each in entries)
+    return max((int(name[:_DIGITS]) for name in names if name.endswith(suffix)), default=-1)
+
+
+def _check_seals(root: Shelf, entries: list[Entry], last: int) -> None:
+    """Raise where a seal was altered, or tells of a commit behind the last that is there."""
+    for each in entries:
+        if each.name.endswith(_SEAL) and each.size:
+            raise StoreError(f"{root}/{each.name} is damaged: seals are empty; remove it")
+    sealed = _newest(entries, _SEAL)
+    # While the folder was listed both may have been made, and only the later one seen.
+    if sealed > last and not root.has(_name(sealed)):
+        raise StoreError(
+            f"{root}/{_name(sealed)} is missing: the log ends before a commit that was made; "
+            "restore it from a copy, or ingest into a new store"
+        )
+
+
+def _name(number: int, suffix: str = _SUFFIX) -> str:
+    return f"{FOLDER}/{number:0{_DIGITS}d}{suffix}"
 
 
 def _put(root: Shelf, number: int, body: str) -> None:
