@@ -8,7 +8,7 @@ import numpy as np
 import polars as pl
 
 from tracelab.structure.gaps import distinct_entries, ends_of
-from tracelab.structure.missing import Missing
+from tracelab.structure.missing import Missing, edges_around
 from tracelab.structure.skeleton import Bools, Ints, Skeleton
 
 SILENT: Final = 15.0
@@ -72,15 +72,14 @@ def find_lifetimes(skeleton: Skeleton, missing: Missing) -> Lifetimes:
     """
     table = process_table(skeleton)
     n = missing.row.size
-    capture_last = int(table["last"].max()) if table.height else 0  # type: ignore[arg-type]
-    capture_first = int(table["first"].min()) if table.height else 0  # type: ignore[arg-type]
-    first, last = np.full(n, capture_first), np.full(n, capture_last)
+    low, high = edges_around(skeleton, missing)
+    first, last = low.copy(), high.copy()
     exited, replaced = np.zeros(n, bool), np.zeros(n, bool)
     services = table.group_by("service").agg(pl.col("first").min(), pl.col("last").max())
     by_service = {row[0]: row[1:] for row in services.rows()}
     for service, (begin, end) in by_service.items():
         mine = (missing.service == service) & (missing.process < 0)
-        first[mine], last[mine] = begin, end
+        first[mine], last[mine] = np.maximum(low[mine], begin), np.minimum(high[mine], end)
     by_process = np.full((int(skeleton.processes.height) + 1, 4), -1, dtype=np.int64)
     order = table["process"].to_numpy()
     by_process[order] = (
@@ -143,11 +142,11 @@ def process_table(skeleton: Skeleton) -> pl.DataFrame:
             called_until=pl.lit(_NEVER, pl.Int64),
         )
     hosts = skeleton.processes["host_name"].gather(table["process"].to_numpy())
-    capture_last = int(table["last"].max())  # type: ignore[arg-type]
-    silence = capture_last - pl.col("last")
+    silence = pl.Series(skeleton.horizons.high[table["process"].to_numpy()]) - table["last"]
     due = silence * pl.col("spans") / (pl.col("last") - pl.col("start") + 1)
     table = table.with_columns(
         host=hosts,
+        silence=silence,
         quiet=due > PAUSE,
         gone=(due > SILENT) & (silence > EXPORT_DELAY_NS),
     )

@@ -9,6 +9,7 @@ import numpy.typing as npt
 import polars as pl
 
 from tracelab import schema
+from tracelab.structure.horizons import Horizons, find_horizons
 from tracelab.structure.spine import (
     CROSSINGS,
     INTACT,
@@ -368,6 +369,13 @@ class Skeleton:
         if not self.timed.any():
             return (0, 0)
         return int(self.start[self.timed].min()), int(self.end[self.timed].max())
+
+    @cached_property
+    def horizons(self) -> Horizons:
+        """Edges of the capture that each process was heard in."""
+        return find_horizons(
+            self.process, self.trace, self.end, self.timed, self.processes["service_name"]
+        )
 
     @cached_property
     def roots(self) -> Ints:
