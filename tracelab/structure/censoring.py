@@ -131,7 +131,8 @@ def over_odds(skeleton: Skeleton, missing: Missing, lifetimes: Lifetimes) -> Flo
         Never.
     """
     orphan = ~missing.call & skeleton.timed[missing.row]
-    since = skeleton.end[missing.row] - lifetimes.first
+    low, _ = edges_around(skeleton, missing)
+    since = skeleton.end[missing.row] - lifetimes.heard_from(low)
     return _odds(skeleton, missing, orphan & (since > 0), since, sign=-1)
 
 

@@ -128,7 +128,7 @@ def _weigh_edges(
     case.put_edge(likelier >= MIN_ODDS, likelier, both(likelier, begin.odds), text)
     # What was exported before the capture began ended before the first export in it.
     begun = missing.end_low <= low + EXPORT_DELAY_NS
-    before = _share_before(missing, lifetimes.first)
+    before = _share_before(missing, lifetimes.heard_from(low))
     early = begun & (before >= _LEAST_SHARE)
     cut_before = missing.end_low < low
     certain = np.where(cut_before, 25.0, 25 * before)

@@ -166,8 +166,9 @@ def _related(
     met = np.zeros(int(trace.max(initial=-1)) + 1, np.int32)
     met[trace] = process
     codes = [
-        np.unique(met[trace[at : at + _AT_ONCE]].astype(np.int64) * n + process[at : at + _AT_ONCE])
+        pl.Series(met[trace[part]].astype(np.int64) * n + process[part]).unique().to_numpy()
         for at in range(0, process.size, _AT_ONCE)
+        for part in [slice(at, at + _AT_ONCE)]
     ]
     shared = np.unique(np.concatenate(codes))
     every = pl.DataFrame({"process": np.arange(n), "service": services})
