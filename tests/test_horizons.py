@@ -193,3 +193,13 @@ def test_what_a_process_lost_that_began_in_mid_capture_was_not_exported_before_i
     found = find_breaks(capture.traces())
     early = found.filter(pl.col("trace_id").is_in([f"{400_000 + n:032x}" for n in (8, 11)]))
     assert early["severity"].to_list() == ["warning", "warning"]
+
+
+def test_processes_that_were_captured_twice_have_two_ends():
+    capture = shop(shop(Capture()), begin=3_600 * S, base=50_000)
+    for span in capture.spans:
+        span["service_instance_id"] = span["service_instance_id"].replace("-50000", "-0")
+    assert loud(capture).height == 0
+    lost = [span for span in capture.spans if span["name"] == "call pay"][500]
+    capture.spans.remove(lost)
+    assert loud(capture)["missing_span_id"].to_list() == [lost["span_id"]]

@@ -67,11 +67,14 @@ class Horizons:
         First and last end of a span there, per process; of all where a process has no times.
     group : ndarray of int64
         Per process, the number of the processes that it is connected with.
+    again : dict of int to ndarray of int64
+        Per group, when further captures of it began.
     """
 
     low: Numbers
     high: Numbers
     group: Numbers
+    again: dict[int, Numbers]
 
 
 def find_horizons(
@@ -108,7 +111,7 @@ def find_horizons(
     lives = _lives(process, end, timed)
     if not lives.height:
         nothing = np.zeros(n, np.int64)
-        return Horizons(nothing, nothing, nothing)
+        return Horizons(nothing, nothing, nothing, {})
     heard = lives["process"].to_numpy()
     first, last = lives["first"].to_numpy(), lives["last"].to_numpy()
     length = int(last.max() - first.min())
@@ -126,6 +129,7 @@ def find_horizons(
         for code, mine in members.items()
     }
     begin, until = min(edge[0] for edge in edges.values()), max(edge[1] for edge in edges.values())
+    again = {}
     low, high = np.full(n, begin), np.full(n, until)
     seconds = _seconds(related[process], end, timed, begin)
     for code, edge in edges.items():
@@ -135,11 +139,13 @@ def find_horizons(
         else:
             # What stands alone and falls silent before others has exited, or has nothing to do.
             starts, stops = np.array([begin]), np.array([until])
+        if starts.size > 1:
+            again[code] = starts[1:]
         place = np.searchsorted(starts, first[mine] + _STEP_NS, side="right") - 1
         low[heard[mine]] = np.minimum(first[mine], starts[np.maximum(place, 0)])
         place = np.searchsorted(stops, last[mine] - _STEP_NS)
         high[heard[mine]] = np.maximum(last[mine], stops[np.minimum(place, stops.size - 1)])
-    return Horizons(low, high, related)
+    return Horizons(low, high, related, again)
 
 
 def _lives(

@@ -307,6 +307,31 @@ class Skeleton:
         self._ahead = self._ahead + offsets
         self._keep(order_of(self._columns))
 
+    def part_captures(self) -> None:
+        """Let a process that was heard in several captures be another one in each.
+
+        Raises
+        ------
+        ValueError
+            Never.
+        """
+        again, group = self.horizons.again, self.horizons.group
+        if not again:
+            return
+        process, home = self.process.copy(), np.arange(self.processes.height)
+        for code, begins in again.items():
+            rows = np.flatnonzero((group == code)[self.process])
+            part = np.searchsorted(begins, self.end[rows], side="right")
+            for number in range(1, begins.size + 1):
+                mine = rows[part == number]
+                known, which = np.unique(self.process[mine], return_inverse=True)
+                process[mine] = home.size + which
+                home = np.concatenate([home, known])
+        self._columns["process"] = process
+        self.processes = take_rows(self.processes, pl.Series(home))
+        self._ahead = self._ahead[home]
+        self._keep(np.arange(self.n))
+
     def drop_copies(self) -> None:
         """Let each id stand on one span only: the earliest.
 
