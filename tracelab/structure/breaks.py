@@ -147,6 +147,7 @@ def resolve_breaks(
     offsets = clock_offsets(skeleton)
     if offsets.any():
         skeleton.on_one_clock(offsets)
+    skeleton.part_captures()
     detached = find_detached_roots(skeleton)
     analysed = [
         detached.found,

@@ -11,7 +11,7 @@ import numpy as np
 import polars as pl
 
 from tracelab.structure.losses import EXPORT_DELAY_NS, Lifetimes
-from tracelab.structure.missing import Missing
+from tracelab.structure.missing import Missing, edges_around
 from tracelab.structure.rates import wilson_interval
 from tracelab.structure.skeleton import Bools, Floats, Ints, Skeleton, mix64
 
@@ -131,7 +131,8 @@ def over_odds(skeleton: Skeleton, missing: Missing, lifetimes: Lifetimes) -> Flo
         Never.
     """
     orphan = ~missing.call & skeleton.timed[missing.row]
-    since = skeleton.end[missing.row] - lifetimes.first
+    low, _ = edges_around(skeleton, missing)
+    since = skeleton.end[missing.row] - lifetimes.heard_from(low)
     return _odds(skeleton, missing, orphan & (since > 0), since, sign=-1)
 
 
@@ -211,22 +212,25 @@ def cut_odds(skeleton: Skeleton, missing: Missing) -> Floats:
     ndarray of float64
         Odds, entry by entry; 0 where the process is known, as its own first and last span tell.
     """
-    low, high = skeleton.window
-    zone = min(EXPORT_DELAY_NS, (high - low) // 4)
+    lows, highs = edges_around(skeleton, missing)
+    zones = np.minimum(EXPORT_DELAY_NS, (highs - lows) // 4)
     when = (missing.end_low + missing.end_high) // 2
     odds = np.zeros(missing.row.size)
-    near = (when < low + zone) | (when > high - zone)
-    asked = near & skeleton.timed[missing.row] & ~_told_apart(skeleton, missing)
-    if not asked.any() or zone <= 0:
+    near = (when < lows + zones) | (when > highs - zones)
+    asked = near & skeleton.timed[missing.row] & ~_told_apart(skeleton, missing) & (zones > 0)
+    if not asked.any():
         return odds
     once = np.zeros(missing.row.size, bool)
     once[np.unique(families(skeleton, missing), return_index=True)[1]] = True
-    there = skeleton.timed
-    for service in np.unique(missing.service[asked]).tolist():
-        lost = when[once & (missing.service == service)]
-        held = skeleton.end[there if service < 0 else there & (skeleton.service == service)]
+    _, capture = np.unique(np.stack([missing.service, lows, highs]), axis=1, return_inverse=True)
+    capture = capture.reshape(-1)
+    for code in np.unique(capture[asked]).tolist():
+        alike = capture == code
+        mine = np.flatnonzero(asked & alike)
+        low, high, zone = (int(each[mine[0]]) for each in (lows, highs, zones))
+        lost = when[once & alike]
+        held = _ends_within(skeleton, int(missing.service[mine[0]]), low, high)
         usual = _share_between(lost, held, low + zone, high - zone)
-        mine = np.flatnonzero(asked & (missing.service == service))
         for lost_at, held_at, at in (
             (lost - low, held - low, when[mine] - low),
             (high - lost, high - held, high - when[mine]),
@@ -238,6 +242,14 @@ def cut_odds(skeleton: Skeleton, missing: Missing) -> Floats:
             more = np.where(fitted >= least, (fitted - usual) / usual, 0.0)
             odds[mine] = np.maximum(odds[mine], more)
     return odds
+
+
+def _ends_within(skeleton: Skeleton, service: int, low: int, high: int) -> Ints:
+    """When the spans of a service ended in a capture; those of all services for -1."""
+    end = skeleton.end
+    there = skeleton.timed & (end >= low) & (end <= high)
+    ends: Ints = end[there if service < 0 else there & (skeleton.service == service)]
+    return ends
 
 
 def _told_apart(skeleton: Skeleton, missing: Missing) -> Bools:

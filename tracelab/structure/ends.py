@@ -7,7 +7,7 @@ import numpy as np
 from tracelab.structure.case import MIN_ODDS, Case, both
 from tracelab.structure.censoring import open_odds, over_odds
 from tracelab.structure.losses import EXPORT_DELAY_NS, Lifetimes
-from tracelab.structure.missing import Missing
+from tracelab.structure.missing import Missing, edges_around
 from tracelab.structure.raggedness import Edge
 from tracelab.structure.skeleton import FAR, Bools, Floats, Ints, Skeleton
 from tracelab.structure.spine import INTACT
@@ -95,7 +95,8 @@ def _weigh_edges(
 ) -> None:
     """Weigh whether a span was open when the capture stopped, or over before it began."""
     begin, end = edges
-    middle = sum(skeleton.window) / 2
+    low, high = edges_around(skeleton, missing)
+    middle = low / 2 + high / 2
     ragged = np.where((missing.end_low + missing.end_high) / 2 < middle, begin.odds, end.odds)
     case.put_edge(
         cut >= MIN_ODDS,
@@ -107,7 +108,7 @@ def _weigh_edges(
     late = ~lifetimes.exited & (beyond >= _LEAST_SHARE)
     weight = np.maximum(
         both(_edge_weight(beyond), end.odds),
-        _edge_weight(_share_after(missing, np.asarray(end.moment))),
+        _edge_weight(_share_after(missing, high)),
     )
     # A server span is over with its call, but a batch waits some seconds for its export.
     for where, text in (
@@ -126,15 +127,15 @@ def _weigh_edges(
     text = "likelier over before the capture began than lost"
     case.put_edge(likelier >= MIN_ODDS, likelier, both(likelier, begin.odds), text)
     # What was exported before the capture began ended before the first export in it.
-    begun = missing.end_low <= skeleton.window[0] + EXPORT_DELAY_NS
-    before = _share_before(missing, lifetimes.first)
+    begun = missing.end_low <= low + EXPORT_DELAY_NS
+    before = _share_before(missing, lifetimes.heard_from(low))
     early = begun & (before >= _LEAST_SHARE)
-    cut_before = missing.end_low < skeleton.window[0]
+    cut_before = missing.end_low < low
     certain = np.where(cut_before, 25.0, 25 * before)
     early |= cut_before
     weight = np.maximum(
         both(_edge_weight(before), begin.odds),
-        _edge_weight(_share_before(missing, np.asarray(begin.moment))),
+        _edge_weight(_share_before(missing, low)),
     )
     for where, text in (
         (early & missing.call, "over before its process exported anything here"),

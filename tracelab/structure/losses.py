@@ -8,7 +8,7 @@ import numpy as np
 import polars as pl
 
 from tracelab.structure.gaps import distinct_entries, ends_of
-from tracelab.structure.missing import Missing
+from tracelab.structure.missing import Missing, edges_around
 from tracelab.structure.skeleton import Bools, Ints, Skeleton
 
 SILENT: Final = 15.0
@@ -42,12 +42,36 @@ class Lifetimes:
         It stopped clearly before the capture did.
     replaced : ndarray of bool
         Another process of its service began after it.
+    arrived : ndarray of bool
+        It began clearly after the capture did: nothing of it can have been exported before.
     """
 
     first: Ints
     last: Ints
     exited: Bools
     replaced: Bools
+    arrived: Bools
+
+    def heard_from(self, low: Ints) -> Ints:
+        """Tell since when what a process ended is in the capture.
+
+        Parameters
+        ----------
+        low : ndarray of int64
+            Begin of the capture, entry by entry.
+
+        Returns
+        -------
+        ndarray of int64
+            The first end of its spans; the begin of the capture for one that arrived later.
+
+        Raises
+        ------
+        ValueError
+            If the lengths differ.
+        """
+        since: Ints = np.where(self.arrived, low, self.first)
+        return since
 
 
 def find_lifetimes(skeleton: Skeleton, missing: Missing) -> Lifetimes:
@@ -72,25 +96,25 @@ def find_lifetimes(skeleton: Skeleton, missing: Missing) -> Lifetimes:
     """
     table = process_table(skeleton)
     n = missing.row.size
-    capture_last = int(table["last"].max()) if table.height else 0  # type: ignore[arg-type]
-    capture_first = int(table["first"].min()) if table.height else 0  # type: ignore[arg-type]
-    first, last = np.full(n, capture_first), np.full(n, capture_last)
-    exited, replaced = np.zeros(n, bool), np.zeros(n, bool)
+    low, high = edges_around(skeleton, missing)
+    first, last = low.copy(), high.copy()
+    exited, replaced, arrived = np.zeros(n, bool), np.zeros(n, bool), np.zeros(n, bool)
     services = table.group_by("service").agg(pl.col("first").min(), pl.col("last").max())
     by_service = {row[0]: row[1:] for row in services.rows()}
     for service, (begin, end) in by_service.items():
         mine = (missing.service == service) & (missing.process < 0)
-        first[mine], last[mine] = begin, end
-    by_process = np.full((int(skeleton.processes.height) + 1, 4), -1, dtype=np.int64)
+        first[mine], last[mine] = np.maximum(low[mine], begin), np.minimum(high[mine], end)
+    by_process = np.full((int(skeleton.processes.height) + 1, 5), -1, dtype=np.int64)
     order = table["process"].to_numpy()
     by_process[order] = (
-        table.select("first", "last", "exited", "replaced").cast(pl.Int64).to_numpy()
+        table.select("first", "last", "exited", "replaced", "arrived").cast(pl.Int64).to_numpy()
     )
     known = missing.process >= 0
     mine = missing.process[known]
     first[known], last[known] = by_process[mine, 0], by_process[mine, 1]
     exited[known], replaced[known] = by_process[mine, 2] == 1, by_process[mine, 3] == 1
-    return Lifetimes(first, last, exited, replaced)
+    arrived[known] = by_process[mine, 4] == 1
+    return Lifetimes(first, last, exited, replaced, arrived)
 
 
 _LIVES: Final = pl.Schema(
@@ -128,7 +152,7 @@ def process_table(skeleton: Skeleton) -> pl.DataFrame:
     -------
     pl.DataFrame
         process, service, start (of the first span), first and last (end), spans, exited,
-        replaced, called_until (when its successors had taken over its calls).
+        replaced, arrived, called_until (when its successors had taken over its calls).
 
     Raises
     ------
@@ -140,16 +164,18 @@ def process_table(skeleton: Skeleton) -> pl.DataFrame:
         return table.with_columns(
             exited=pl.lit(value=False),
             replaced=pl.lit(value=False),
+            arrived=pl.lit(value=False),
             called_until=pl.lit(_NEVER, pl.Int64),
         )
     hosts = skeleton.processes["host_name"].gather(table["process"].to_numpy())
-    capture_last = int(table["last"].max())  # type: ignore[arg-type]
-    silence = capture_last - pl.col("last")
-    due = silence * pl.col("spans") / (pl.col("last") - pl.col("start") + 1)
+    silence = pl.Series(skeleton.horizons.high[table["process"].to_numpy()]) - table["last"]
+    absence = table["first"] - pl.Series(skeleton.horizons.low[table["process"].to_numpy()])
+    pace = pl.col("spans") / (pl.col("last") - pl.col("start") + 1)
     table = table.with_columns(
         host=hosts,
-        quiet=due > PAUSE,
-        gone=(due > SILENT) & (silence > EXPORT_DELAY_NS),
+        quiet=silence * pace > PAUSE,
+        gone=(silence * pace > SILENT) & (silence > EXPORT_DELAY_NS),
+        arrived=(absence * pace > SILENT) & (absence > EXPORT_DELAY_NS),
     )
     later = table.join(table, on="service", how="inner", suffix="_other").filter(
         (pl.col("process") != pl.col("process_other"))

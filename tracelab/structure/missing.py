@@ -84,6 +84,31 @@ class Missing:
         )
 
 
+def edges_around(skeleton: Skeleton, missing: Missing) -> tuple[Ints, Ints]:
+    """Tell when the capture began and stopped in which each missing span should have been.
+
+    Parameters
+    ----------
+    skeleton : Skeleton
+        The capture.
+    missing : Missing
+        What is missing.
+
+    Returns
+    -------
+    tuple of ndarray of int64
+        First and last end of a span there, entry by entry: as its process was heard, or, where
+        that is not known, that of the span which misses it.
+
+    Raises
+    ------
+    ValueError
+        Never.
+    """
+    process = np.where(missing.process >= 0, missing.process, skeleton.process[missing.row])
+    return skeleton.horizons.low[process], skeleton.horizons.high[process]
+
+
 def find_missing(skeleton: Skeleton, claimed: Narrow) -> Missing:
     """List what missing spans left behind.
 

@@ -110,7 +110,8 @@ def _losses_due(
     skeleton: Skeleton, missing: Missing, mine: Ints, rival: dict[str, int], begin: Edge
 ) -> Floats:
     """Spans that a process may have lost per second at each entry's time; 0 where it was gone."""
-    low, high = skeleton.window
+    edges = skeleton.horizons
+    low, high = (int(edge[rival["process"]]) for edge in (edges.low, edges.high))
     first, last, begun = rival["first"], rival["last"], skeleton.start[missing.row[mine]]
     middle = ((missing.end_low + missing.end_high) // 2)[mine]
     ends = ends_of(skeleton, rival["process"])

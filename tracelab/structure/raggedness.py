@@ -13,7 +13,7 @@ import numpy as np
 import polars as pl
 
 from tracelab.structure.losses import EXPORT_DELAY_NS
-from tracelab.structure.skeleton import Skeleton
+from tracelab.structure.skeleton import Ints, Skeleton
 
 _REACH: Final = 8
 """Multiples of the export delay from an edge within which the pauses of a process are measured."""
@@ -31,17 +31,14 @@ last batch went just then. Where it is sharp: those that are unusual by chance, 
 
 @dataclass(frozen=True, slots=True)
 class Edge:
-    """One edge of a capture.
+    """One edge of a capture, or of several that were made alike.
 
     Parameters
     ----------
-    moment : int
-        The first or the last end of a span.
     odds : float
         That the edge is ragged, against a sharp one.
     """
 
-    moment: int
     odds: float
 
 
@@ -64,15 +61,14 @@ def measure_edges(skeleton: Skeleton) -> tuple[Edge, Edge]:
         Never.
     """
     if not skeleton.timed.any():
-        return Edge(0, 1.0), Edge(0, 1.0)
-    ends = skeleton.end[skeleton.timed]
-    first, last = int(ends.min()), int(ends.max())
-    return Edge(first, _odds(skeleton, first, 1)), Edge(last, _odds(skeleton, last, -1))
+        return Edge(1.0), Edge(1.0)
+    edges = skeleton.horizons
+    return Edge(_odds(skeleton, edges.low, 1)), Edge(_odds(skeleton, edges.high, -1))
 
 
-def _odds(skeleton: Skeleton, moment: int, sign: int) -> float:
-    """Weigh the silences of all processes next to an edge against their usual pauses."""
-    away = sign * (skeleton.end - moment)
+def _odds(skeleton: Skeleton, moments: Ints, sign: int) -> float:
+    """Weigh the silences of all processes next to their edges against their usual pauses."""
+    away = sign * (skeleton.end - moments[skeleton.process])
     rows = np.flatnonzero(skeleton.timed & (away <= _REACH * EXPORT_DELAY_NS))
     silence, pause = pl.col("away").first(), pl.col("away").diff().drop_nulls()
     processes = (

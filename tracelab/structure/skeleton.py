@@ -9,6 +9,7 @@ import numpy.typing as npt
 import polars as pl
 
 from tracelab import schema
+from tracelab.structure.horizons import Horizons, find_horizons
 from tracelab.structure.spine import (
     CROSSINGS,
     INTACT,
@@ -306,6 +307,31 @@ class Skeleton:
         self._ahead = self._ahead + offsets
         self._keep(order_of(self._columns))
 
+    def part_captures(self) -> None:
+        """Let a process that was heard in several captures be another one in each.
+
+        Raises
+        ------
+        ValueError
+            Never.
+        """
+        again, group = self.horizons.again, self.horizons.group
+        if not again:
+            return
+        process, home = self.process.copy(), np.arange(self.processes.height)
+        for code, begins in again.items():
+            rows = np.flatnonzero((group == code)[self.process])
+            part = np.searchsorted(begins, self.end[rows], side="right")
+            for number in range(1, begins.size + 1):
+                mine = rows[part == number]
+                known, which = np.unique(self.process[mine], return_inverse=True)
+                process[mine] = home.size + which
+                home = np.concatenate([home, known])
+        self._columns["process"] = process
+        self.processes = take_rows(self.processes, pl.Series(home))
+        self._ahead = self._ahead[home]
+        self._keep(np.arange(self.n))
+
     def drop_copies(self) -> None:
         """Let each id stand on one span only: the earliest.
 
@@ -368,6 +394,13 @@ class Skeleton:
         if not self.timed.any():
             return (0, 0)
         return int(self.start[self.timed].min()), int(self.end[self.timed].max())
+
+    @cached_property
+    def horizons(self) -> Horizons:
+        """Edges of the capture that each process was heard in."""
+        return find_horizons(
+            self.process, self.trace, self.end, self.timed, self.processes["service_name"]
+        )
 
     @cached_property
     def roots(self) -> Ints:
