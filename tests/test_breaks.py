@@ -44,6 +44,14 @@ def test_two_spans_with_one_id_are_reported_once():
     ]
 
 
+def test_a_span_that_came_twice_is_not_called_two_spans():
+    twice = Capture().span(1, 1, name="x").span(1, 1, name="x", attributes="{}")
+    other = Capture().span(1, 1, name="x").span(1, 1, name="y")
+    (said,), (said_of_two,) = (find_breaks(each.traces())["evidence"] for each in (twice, other))
+    assert "different spans" not in said[0]
+    assert said_of_two[0] == "2 different spans carry this id"
+
+
 def test_a_self_parent_and_a_circle_are_cycles():
     capture = (
         Capture()

@@ -79,6 +79,20 @@ def test_a_finding_keeps_its_id_when_only_counts_and_order_change():
     )
 
 
+def test_spans_that_a_second_pipeline_delivered_are_one_finding_of_their_service():
+    twice = {"kind": "duplicate_span_id", "cause": "duplicate_export"}
+    table = breaks(
+        [twice | {"break_id": f"b{n}", "span_name": f"GET /{n % 3}"} for n in range(30)]
+        + [twice | {"break_id": "b99", "service_name": "bank", "cause": "unknown"}]
+    )
+    found = group_breaks(table, operations(table))
+    assert [(each.operation, each.count, each.denominator) for each in found] == [
+        (None, 30, 300),
+        ("GET /", 1, 100),
+    ]
+    assert found[0].title.startswith("30 spans of shop: ")
+
+
 def test_errors_come_before_warnings_before_information():
     table = breaks(
         [

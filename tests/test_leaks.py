@@ -233,6 +233,50 @@ def test_a_pool_that_keeps_the_contexts_of_its_first_requests_gives_wrong_parent
     assert np.mean([leaked[span] == trace for span, trace in proposed]) > 0.9
 
 
+def without_homes(capture: Capture, homes: int) -> Capture:
+    """The same without the spans of the first requests, which were over before the capture."""
+    capture.spans = [
+        row
+        for row in capture.spans
+        if row["name"] != "GET" or int(row["trace_id"], 16) not in range(homes)
+    ]
+    return capture
+
+
+def test_a_pool_that_keeps_contexts_of_requests_before_the_capture_gives_wrong_parents():
+    capture, leaked = pooled(1, share=0.9)
+    found = find_breaks(without_homes(capture, 5).traces())
+    named = found.filter(pl.col("kind") == "wrong_parent")
+    assert set(leaked) <= set(named["span_id"])
+    assert len(set(named["span_id"]) - set(leaked)) <= 5
+    proposed = named.drop_nulls("proposed_trace_id").select("span_id", "proposed_trace_id").rows()
+    assert np.mean([leaked.get(span) == trace for span, trace in proposed]) > 0.9
+    # What belongs elsewhere does not lack the parent that it names.
+    orphans = found.filter(pl.col("kind") == "orphan_span")
+    assert not set(orphans["span_id"]) & set(named["span_id"])
+
+
+@pytest.mark.parametrize("own", [0.0, 0.9, 1.0])
+def test_calls_of_a_poller_that_is_open_all_the_time_are_no_leak(own: float):
+    rng, starts, capture = served(2, 300, gap=10.0)
+    for number in np.flatnonzero(rng.random(300) < own).tolist():
+        begin = starts[number] + 1 + rng.exponential(0.5)
+        capture.span(number, 2, 1, kind="CLIENT", name="find", start=begin, duration=2)
+    for number, at in enumerate(np.sort(rng.uniform(30, starts[-1], 250)).tolist()):
+        capture.span(9_999, 1000 + number, 1, kind="CLIENT", name="find", start=at, duration=2)
+    assert wrong_parents(capture) == []
+
+
+def test_calls_within_streams_that_outlast_the_capture_are_no_leak():
+    rng, starts, capture = served(2, 300, gap=10.0)
+    for number, at in enumerate(np.sort(rng.uniform(30, starts[-1], 500)).tolist()):
+        home = 5_000 + number % 10
+        capture.span(home, 1000 + number, 1, kind="CLIENT", name="find", start=at, duration=2)
+    for home in range(5_000, 5_006):
+        capture.span(home, 1, kind="SERVER", name="STREAM", start=20, duration=starts[-1])
+    assert wrong_parents(capture) == []
+
+
 @pytest.mark.parametrize("gap", [3.0, 10.0])
 @pytest.mark.parametrize("homes", [1, 3])
 def test_pollers_that_the_first_requests_started_are_legal(gap: float, homes: int):

@@ -265,6 +265,8 @@ BREAKS: Final = _table(
         "alternatives": TEXTS,
     }
 )
+"""``confidence`` is how sure what the row says is: its cause or, where that is ``unknown``, only
+that the break is there."""
 
 EXCEPTIONS: Final = _table(
     {

@@ -52,7 +52,7 @@ class Finding:
     rate, rate_low, rate_high : float or None
         count / denominator with its 95 % Wilson interval.
     confidence : float
-        Mean confidence of the cases.
+        Mean confidence of the cases: in the cause, or in the break where the cause is unknown.
     n_at_capture_edge : int
         Cases whose other side may lie outside the capture.
     first_time, last_time : str or None
@@ -97,7 +97,7 @@ class Finding:
 
     @property
     def how_sure(self) -> str:
-        """The confidence, empty where the cause is unknown: nothing is sure about that."""
+        """The confidence, empty where the cause is unknown: it is the break's then."""
         unexplained = self.subject == "break" and self.cause == "unknown"
         return "" if unexplained else f"{self.confidence:.2f}"
 
@@ -152,7 +152,15 @@ def group_breaks(breaks: pl.DataFrame, operations: pl.DataFrame) -> list[Finding
     """
     schema.require_columns(breaks, schema.BREAKS, name="breaks")
     place = ["kind", "cause", "boundary", "from_service", "to_service", "service_name", "span_name"]
-    ranked = breaks.sort(["confidence", "break_id"], descending=[True, False])
+    # What is delivered twice is delivered whole: one finding of a service, not one per operation.
+    delivered = pl.col("cause") == "duplicate_export"
+    several = pl.col("span_name").n_unique().over("service_name", "kind", "cause") > 1
+    ranked = (
+        breaks.sort(["confidence", "break_id"], descending=[True, False])
+        .with_columns(whole=(delivered & several).fill_null(value=False))
+        .with_columns(pl.when(~pl.col("whole")).then("span_name"))
+    )
+    services = operations.group_by("service_name").agg(of_service=pl.col("spans").sum())
     exemplar = pl.struct(
         id="break_id",
         trace_id="trace_id",
@@ -167,7 +175,7 @@ def group_breaks(breaks: pl.DataFrame, operations: pl.DataFrame) -> list[Finding
         alternatives="alternatives",
     )
     groups = (
-        ranked.group_by([*place, "severity"], maintain_order=True)
+        ranked.group_by([*place, "whole", "severity"], maintain_order=True)
         .agg(
             pl.len().alias("count"),
             pl.col("confidence").mean(),
@@ -177,6 +185,8 @@ def group_breaks(breaks: pl.DataFrame, operations: pl.DataFrame) -> list[Finding
             exemplar.head(MAX_EXEMPLARS).alias("exemplars"),
         )
         .join(operations, on=["service_name", "span_name"], how="left", nulls_equal=True)
+        .join(services, on="service_name", how="left", nulls_equal=True)
+        .with_columns(spans=pl.when("whole").then("of_service").otherwise("spans"))
     )
     return _finish(
         _finding(
@@ -416,7 +426,8 @@ def _break_title(row: dict[str, Any]) -> str:
     cause = "" if row["cause"] in _SAID_BY_KIND else f"; {wording.CAUSE_MEANING[row['cause']]}"
     if row["cause"] == "context_not_propagated" and row["boundary"] != "unknown":
         cause = f" ({wording.BOUNDARY_MEANING[row['boundary']]})"
-    return f"{count:,} {spans} '{row['span_name']}' of {service}{hop}: {meaning}{cause}"
+    name = "" if row["whole"] else f" '{row['span_name']}'"
+    return f"{count:,} {spans}{name} of {service}{hop}: {meaning}{cause}"
 
 
 def _hop_title(row: dict[str, Any]) -> str:

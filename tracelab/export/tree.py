@@ -73,7 +73,9 @@ def _marks(
     for row in breaks.filter(pl.col("trace_id").is_in(ids)).iter_rows(named=True):
         if row["span_id"] is None:
             continue
-        text = f"✗ {row['kind']}: {row['cause']} ({row['boundary']}, {row['confidence']:.2f})"
+        # Beside an unknown cause the number would be read as how sure that is.
+        sure = "" if row["cause"] == "unknown" else f", {row['confidence']:.2f}"
+        text = f"✗ {row['kind']}: {row['cause']} ({row['boundary']}{sure})"
         if row["proposed_span_id"]:
             text += (
                 f" — probably called by {html.plain(row['proposed_trace_id'], limit=40)}"

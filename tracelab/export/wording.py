@@ -8,7 +8,7 @@ KIND_MEANING: Final[dict[str, str]] = {
     "wrong_parent": "a span hangs under another request's span: a context leaked",
     "missing_server": "a call whose peer normally answers with a server span got none",
     "sampling_gap": "one trace was sampled on one side of a hop and not on the other",
-    "duplicate_span_id": "two different spans carry the same ids",
+    "duplicate_span_id": "an id stands on more than one span",
     "parent_cycle": "spans are each other's ancestors",
     "invalid_id": "an id is not the hex text that the protocol asks for",
     "truncated_value": "text was cut at a length limit",
@@ -46,7 +46,8 @@ CAUSE_ADVICE: Final[dict[str, str]] = {
     "context_not_propagated": "Pass the caller's context to the new goroutine, task, thread, "
     "message or request (inject and extract, or wrap the executor).",
     "context_leak": "Attach and detach context around each unit of work in the reused worker.",
-    "duplicate_export": "Check retries and files that are read twice; exact copies were dropped.",
+    "duplicate_export": "Check retries, pipelines that both deliver, and files that are read "
+    "twice; exact copies were dropped.",
     "unknown": "Look for a span here that is started and never ended (early return, exception), "
     "then for dropped spans in the logs and metrics of SDK and Collector at these times.",
 }

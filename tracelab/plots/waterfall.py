@@ -276,8 +276,10 @@ def _add_breaks(shown: go.Figure, rows: list[dict[str, Any]], breaks: list[dict[
 
 
 def _break_hover(found: dict[str, Any]) -> str:
+    # Beside an unknown cause the number would be read as how sure that is.
+    sure = "" if found["cause"] == "unknown" else f" ({found['confidence']:.2f})"
     parts = [
-        f"{label(found['kind'])}: {label(found['cause'])} ({found['confidence']:.2f})",
+        f"{label(found['kind'])}: {label(found['cause'])}{sure}",
         *(f"· {label(text)}" for text in (found["evidence"] or ())[:6]),
         *(f"not excluded: {label(text)}" for text in (found["alternatives"] or ())[:3]),
         f"span {label(found['span_id'])}",

@@ -149,19 +149,26 @@ def resolve_breaks(
         skeleton.on_one_clock(offsets)
     skeleton.part_captures()
     detached = find_detached_roots(skeleton)
+    leaked = find_wrong_parents(skeleton)
+    orphans = find_orphans(
+        skeleton,
+        detached.claimed,
+        loss_hints(pl.concat(telemetry)),
+        min_confidence=min_confidence,
+    )
     analysed = [
         detached.found,
-        find_wrong_parents(skeleton),
-        find_orphans(
-            skeleton,
-            detached.claimed,
-            loss_hints(pl.concat(telemetry)),
-            min_confidence=min_confidence,
-        ),
+        leaked,
+        # What hangs below a parent that is not its own does not lack that.
+        orphans.filter((pl.col("kind") == "missing_server") | ~_same_row(leaked)),
         find_late_children(skeleton, min_late_ns=min_late_ns),
     ]
     found.append(skeleton.write_breaks(pl.concat(analysed)))
     return pl.concat(found).sort("time", "break_id", nulls_last=True)
+
+
+def _same_row(table: pl.DataFrame) -> pl.Expr:
+    return pl.col("row").is_in(table["row"].implode())
 
 
 def find_breaks(

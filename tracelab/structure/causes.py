@@ -61,8 +61,7 @@ class Judgement:
     cause : pl.Series
         ``unknown`` below the floor.
     confidence : ndarray of float64
-        Probability that the cause is right; of ``unknown``, that none of the named ones stands
-        out.
+        Probability that the cause is right; of the likeliest one where it is ``unknown``.
     evidence, alternatives : pl.Series
         What speaks for the cause, null where nothing does; what else it could be, likeliest
         first.
@@ -266,10 +265,9 @@ def _weigh(case: Case, n: int, min_confidence: float) -> Judgement:
     picked = names.gather(best)
     said = pl.Series(case.texts, dtype=pl.String).gather(words)
     said = said.set(pl.Series(~known | (words == 0)), None)
-    confidence = np.where(known, np.minimum(sure, 0.98), 1 - sure)
     return Judgement(
         cause=picked.set(pl.Series(~known), "unknown"),
-        confidence=confidence,
+        confidence=np.minimum(sure, 0.98),
         evidence=said,
         alternatives=_alternatives(weights, best, known),
         at_edge=case.at_edge,

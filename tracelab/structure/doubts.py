@@ -57,11 +57,12 @@ DOUBTS: Final = pl.Schema(
         "hoarded": pl.Boolean,
         "extra": pl.Int64,
         "late_ms": pl.Float64,
+        "spread_s": pl.Float64,
         "weight": pl.Float64,
     }
 )
 """A doubtful child: what is unusual about it, and the log of how unlikely that is of an honest
-call."""
+call; where its parent is missing, for how long calls name that."""
 
 
 def find_doubts(skeleton: Skeleton, table: pl.DataFrame) -> pl.DataFrame:
@@ -89,6 +90,7 @@ def find_doubts(skeleton: Skeleton, table: pl.DataFrame) -> pl.DataFrame:
     busy = _while_busy(skeleton, doubts)
     doubts = (
         doubts.with_columns(busy=busy > 0, busy_weight=busy, hoarded=False)
+        .with_columns(spread_s=pl.lit(None, pl.Float64))
         .with_columns(
             # That an extra call comes late is hardly a sign of its own.
             weight=pl.max_horizontal("late_weight", "crowded_weight")

@@ -106,7 +106,13 @@ def find_duplicates(skeleton: Skeleton) -> pl.DataFrame:
             confidence=pl.when(again).then(0.95).otherwise(0.9),
             severity=pl.when("zipkin").then(pl.lit("info")).otherwise(pl.lit("warning")),
             evidence=pl.concat_list(
-                pl.format("{} different spans carry this id", "copies"),
+                pl.format(
+                    "{} {} this id",
+                    "copies",
+                    pl.when(again)
+                    .then(pl.lit("records of one span, not alike in every field, carry"))
+                    .otherwise(pl.lit("different spans carry")),
+                ),
                 pl.when("zipkin")
                 .then(pl.lit("a client and a server share it: the old Zipkin way"))
                 .when(again)

@@ -14,7 +14,7 @@ import polars as pl
 from tracelab.structure.boundaries import boundary_between
 from tracelab.structure.calls import Answer, CallerClass, answer, candidate_pairs
 from tracelab.structure.doubts import RARE, find_doubts, find_places
-from tracelab.structure.hoards import ask_others, find_hoards
+from tracelab.structure.hoards import ask_others, find_hoards, find_lost_hoards
 from tracelab.structure.known_calls import callers_with_room, known_calls
 from tracelab.structure.laws import Law
 from tracelab.structure.skeleton import FAR, Bools, Floats, Ints, Skeleton, verdicts
@@ -61,7 +61,8 @@ def find_wrong_parents(skeleton: Skeleton, *, min_odds: float = 200.0) -> pl.Dat
     tables = [verdicts(pl.DataFrame(schema={"row": pl.Int64, "kind": pl.String}))]
     places = find_places(skeleton)
     doubts = find_doubts(skeleton, places)
-    hoards = find_hoards(places, doubts["row"])
+    hoards = pl.concat([find_hoards(places, doubts["row"]), find_lost_hoards(skeleton)])
+    hoards = hoards.sort("op", "row")
     del places
     for (op,), group in doubts.group_by("op", maintain_order=True):
         reply = _ask(skeleton, int(op), group["row"].to_numpy())
@@ -145,8 +146,9 @@ def _verdicts(
     called: Floats = reply.called if reply else nobody
     sure: Floats = reply.best_probability if reply else nobody
     best: Ints = reply.best if reply else np.full(rows.size, -1)
-    shown = np.where(best >= 0, best, skeleton.parent[rows])
-    parents = take_rows(skeleton.ops, pl.Series(skeleton.op[skeleton.parent[rows]]))
+    above = skeleton.parent[rows]
+    shown = np.where(best >= 0, best, np.where(above >= 0, above, rows))
+    parents = take_rows(skeleton.ops, pl.Series(skeleton.op[above]))
     others = take_rows(skeleton.ops, pl.Series(skeleton.op[shown]))
     ids = pl.col("request") | pl.col("tenant")
     waits = called / np.maximum(1.0 - called, RARE)
@@ -196,6 +198,12 @@ def _verdicts(
                 pl.when("crowded").then(pl.lit("its parent has a call of its own already")),
                 pl.when("hoarded").then(
                     pl.lit("few parents have all the calls, the others have none")
+                ),
+                pl.when(pl.col("spread_s").is_not_null()).then(
+                    pl.format(
+                        "calls of {} s name its missing parent, whose kind lasts far shorter",
+                        pl.col("spread_s").round(1),
+                    )
                 ),
                 pl.when("busy").then(
                     pl.format("runs beside another call of {}, which makes one at a time", "here")

@@ -44,6 +44,7 @@ SPINE: Final = pl.Schema(
         "error": pl.Boolean,
         "answered": pl.Boolean,
         "turned_away": pl.Boolean,
+        "code": pl.UInt16,
         "linked": pl.Boolean,
         "shared": pl.Boolean,
     }
@@ -52,6 +53,7 @@ SPINE: Final = pl.Schema(
 where the span does not say; ``crossing`` indexes CROSSINGS; ``sampled`` is bit 0 of the flags, or
 -1 where flags are absent; ``answered``: a response code or an unset or good status says that
 something replied; ``turned_away``: nothing did, or what may be a gateway in front of the peer;
+``code`` is the HTTP response code, 0 where there is none;
 ``request`` and ``tenant`` and ``thread`` and ``task`` are 0 where unknown; ``shared``: another
 span has the same key."""
 
@@ -273,6 +275,10 @@ def _coded(traces: TraceSet) -> pl.DataFrame:
             ~answered
             | pl.col("http_response_status_code").is_in(_NOBODY_THERE).fill_null(value=False)
         ).alias("turned_away"),
+        pl.col("http_response_status_code")
+        .cast(pl.UInt16, strict=False)
+        .fill_null(0)
+        .alias("code"),
         (pl.col("trace_id").hash(11)).alias("_trace_hash"),
         (pl.col("span_id").hash(12)).alias("_span_hash"),
         (pl.col("parent_span_id").hash(12)).alias("_parent_hash"),

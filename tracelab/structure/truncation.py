@@ -1,7 +1,8 @@
 """Texts that were cut: value lengths that pile up at a constant.
 
 An SDK cuts every attribute value at one length and leaves no mark; back ends do the same. Cut
-values all have that length, differ in content, and none is longer.
+values all have that length, differ in content or break off where whole ones do not end, and none
+is longer.
 """
 
 from dataclasses import dataclass
@@ -23,6 +24,24 @@ _ESCAPE: Final = r"\\u[0-9a-fA-F]{4}|\\."
 
 _GO_STACK: Final = 2048
 
+_TAIL: Final = 6
+"""Characters in which texts of one kind end alike, if they do: a clause, a bracket, a quote."""
+
+_FEW: Final = 3
+"""Least values of one length that are no accident."""
+
+_LONG: Final = 1000
+"""From here on hardly any length is a common limit: a text that always is the same and has just
+such a length by nature is no likelihood any more."""
+
+_SEVERED: Final = (
+    # Python: nothing but frames, which are indented, and no line that names the exception.
+    r"Traceback \(most recent call last\):\n(?:[ \t][^\n]*\n|\n)*(?:[ \t][^\n]*)?$",
+    # Java, JavaScript, .NET: a frame that ends before its place in the code.
+    r"\n\s+at [^\n]*[./(:][^\n]*[^\n\s)>\]\d]$",
+)
+"""Stack traces that break off within a frame."""
+
 LENGTHS: Final = pl.Schema(
     {
         "service_name": pl.String,
@@ -33,6 +52,9 @@ LENGTHS: Final = pl.Schema(
         "content_high": pl.UInt64,
         "wordy": pl.Boolean,
         "ragged": pl.Int64,
+        "severed": pl.Int64,
+        "tail_low": pl.UInt64,
+        "tail_high": pl.UInt64,
     }
 )
 LONGEST: Final = pl.Schema(
@@ -82,7 +104,9 @@ def measure_lengths(traces: TraceSet, spine: Spine) -> ValueLengths:
         pl.col("content").min().alias("content_low"),
         pl.col("content").max().alias("content_high"),
         pl.col("wordy").any(),
-        pl.col("ragged").sum().cast(pl.Int64),
+        pl.col("ragged", "severed").sum().cast(pl.Int64),
+        tail_low=pl.col("tail").min(),
+        tail_high=pl.col("tail").max(),
     )
     longest = values.filter(pl.col("length") == pl.col("length").max().over("service_name", "name"))
     return ValueLengths(
@@ -139,6 +163,8 @@ def _measured(values: pl.DataFrame) -> pl.DataFrame:
             pl.col("value").hash(3).alias("content"),
             pl.col("value").str.contains(r"[\s/?&=,;:]").alias("wordy"),
             _unclosed(pl.col("value")).alias("ragged"),
+            _severed().alias("severed"),
+            pl.col("value").str.tail(_TAIL).hash(4).alias("tail"),
         )
         .filter(pl.col("length") >= MIN_LENGTH)
     )
@@ -150,6 +176,14 @@ def _unclosed(text: pl.Expr) -> pl.Expr:
         text.str.count_matches(left, literal=True) > text.str.count_matches(right, literal=True)
         for left, right in ("()", "[]", "{}")
     )
+
+
+def _severed() -> pl.Expr:
+    """Whether a stack trace breaks off within a frame, so that even one length tells."""
+    text = pl.col("value")
+    broken = pl.any_horizontal(text.str.contains(pattern) for pattern in _SEVERED)
+    stack = pl.col("name") == "exception.stacktrace"
+    return pl.when(stack).then(broken).otherwise(pl.lit(value=False)).fill_null(value=False)
 
 
 def find_truncated_values(skeleton: Skeleton, measured: list[ValueLengths]) -> pl.DataFrame:
@@ -189,7 +223,7 @@ def find_truncated_values(skeleton: Skeleton, measured: list[ValueLengths]) -> p
             pl.col("name").unique().sort().str.join(", ").alias("names"),
             pl.col("length").max(),
             pl.col("count").sum(),
-            pl.col("sure").max(),
+            pl.col("sure", "severed").max(),
         )
     )
     return verdicts(
@@ -199,12 +233,15 @@ def find_truncated_values(skeleton: Skeleton, measured: list[ValueLengths]) -> p
             confidence="sure",
             evidence=pl.concat_list(
                 pl.format(
-                    "{}: {} values of this service end at exactly {} characters, none is longer",
+                    "{}: {} of this service at exactly {} characters, none is longer",
                     "names",
-                    "count",
+                    pl.when(pl.col("count") == 1)
+                    .then(pl.lit("1 value ends"))
+                    .otherwise(pl.format("{} values end", "count")),
                     "length",
-                )
-            ),
+                ),
+                pl.when("severed").then(pl.lit("stack traces break off within a frame")),
+            ).list.drop_nulls(),
             alternatives=pl.lit(["values that naturally have one length"], pl.List(pl.String)),
         )
     )
@@ -212,54 +249,68 @@ def find_truncated_values(skeleton: Skeleton, measured: list[ValueLengths]) -> p
 
 def _limits(lengths: pl.DataFrame) -> pl.DataFrame:
     """Lengths at which the values of an attribute are cut, with the probability that they are."""
+    group, below = ["service_name", "name"], pl.col("length") < pl.col("top")
     table = (
-        lengths.group_by("service_name", "name", "length")
+        lengths.group_by(*group, "length")
         .agg(
-            pl.col("count").sum(),
-            pl.col("content_low").min(),
-            pl.col("content_high").max(),
+            pl.col("count", "ragged", "severed").sum(),
+            pl.col("content_low", "tail_low").min(),
+            pl.col("content_high", "tail_high").max(),
             pl.col("wordy").any(),
-            pl.col("ragged").sum(),
         )
-        .sort("service_name", "name", "length")
+        .sort(*group, "length")
+        .with_columns(top=pl.col("length").max().over(group))
+        .with_columns(
+            other=pl.col("count").filter(below).max().over(group).fill_null(0),
+            kinds=pl.col("length").filter(below).n_unique().over(group),
+            whole=pl.col("count").filter(below).sum().over(group),
+            ragged_below=pl.col("ragged").filter(below).sum().over(group),
+            end_low=pl.col("tail_low").filter(below).min().over(group),
+            end_high=pl.col("tail_high").filter(below).max().over(group),
+        )
+        .filter(pl.col("length") == pl.col("top"))
     )
-    group = ["service_name", "name"]
-    top = pl.col("length").max().over(group)
-    below = pl.col("length") < top
-    table = table.with_columns(
-        top=top,
-        other=pl.col("count").filter(below).max().over(group).fill_null(0),
-        kinds=pl.col("length").filter(below).n_unique().over(group),
-        whole=pl.col("count").filter(below).sum().over(group),
-        ragged_below=pl.col("ragged").filter(below).sum().over(group),
-    ).filter(pl.col("length") == pl.col("top"))
     shared = pl.col("name").n_unique().over("service_name", "length")
     common = pl.col("length").is_in(_COMMON)
-    pile = (
-        (pl.col("count") >= 3) & (pl.col("count") >= 3 * pl.col("other")) & (pl.col("kinds") >= 3)
-    )
+    many = pl.col("count") >= _FEW
+    pile = many & (pl.col("count") >= 3 * pl.col("other")) & (pl.col("kinds") >= 3)
     several = (shared >= 2) & (pl.col("count") >= 2) & common
-    plain = common & (pl.col("count") >= 3)
     # Shorter ones close their brackets, those of just this length do not: cut, even if all the
     # same or one only.
     broken = common & (pl.col("ragged") == pl.col("count")) & (pl.col("whole") >= 3)
     broken &= pl.col("ragged_below") == 0
+    severed = 2 * pl.col("severed") >= pl.col("count")
+    severed &= (pl.col("severed") >= 2) | (common & (pl.col("severed") == 1))
     differ = pl.col("content_low") != pl.col("content_high")
-    return (
-        table.filter((differ | broken) & pl.col("wordy"))
+    found = (
+        table.with_columns(severed=severed, common=common)
         .with_columns(
-            sure=pl.when(pile & common & (differ | broken))
+            sure=pl.when(
+                ~pl.col("wordy") | ~(differ | broken | _ends_elsewhere() | pl.col("severed"))
+            )
+            .then(None)
+            .when(pile & common & (differ | broken))
             .then(0.98)
-            .when(several | (broken & (pl.col("count") >= 3)))
+            .when(several | (broken & many))
             .then(0.95)
-            .when(pile & (shared >= 2))
+            .when((pile & ((shared >= 2) | _ends_elsewhere())) | pl.col("severed"))
             .then(0.9)
-            .when(plain | broken)
+            .when((common & many) | broken)
             .then(0.85)
         )
-        .drop_nulls("sure")
-        .select("service_name", "name", "length", "count", "sure")
+        # One limit cuts an attribute wherever it is recorded.
+        .with_columns(elsewhere=pl.col("sure").max().over("name", "length"))
+        .with_columns(pl.col("sure").fill_null(pl.when("common", "wordy").then("elsewhere")))
     )
+    return found.drop_nulls("sure").select(*group, "length", "count", "sure", "severed")
+
+
+def _ends_elsewhere() -> pl.Expr:
+    """Whether all shorter texts end alike, and those of a common length that is long do not."""
+    alike = (pl.col("end_low") == pl.col("end_high")) & (pl.col("kinds") >= 3)
+    same = (pl.col("tail_low") == pl.col("end_low")) & (pl.col("tail_high") == pl.col("end_low"))
+    long = pl.col("length").is_in(_COMMON) & (pl.col("length") >= _LONG)
+    return (alike & ~same & long).fill_null(value=False)
 
 
 _COMMON: Final = sorted(

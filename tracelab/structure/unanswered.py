@@ -6,6 +6,7 @@ import numpy as np
 import polars as pl
 
 from tracelab.structure.boundaries import usual_boundaries
+from tracelab.structure.fronts import answered_in_front
 from tracelab.structure.pauses import MOST_PAUSED, find_pauses
 from tracelab.structure.skeleton import (
     CLIENT,
@@ -31,9 +32,10 @@ def unanswered_calls(
 ) -> tuple[Ints, Ints, Ints, Bools, pl.DataFrame]:
     """Find client spans that are normally answered by a server span, and are not here.
 
-    A call that failed without any response is not expected to have one. A share of unanswered
-    calls that the callee's own losses explain is expected; beyond it the class also calls
-    something that is not instrumented, and nothing can be said of a single call.
+    A call that failed without any response is not expected to have one, nor is a call with a
+    response code that its peer is hardly ever seen to give. A share of unanswered calls that the
+    callee's own losses explain is expected; beyond it the class also calls something that is not
+    instrumented, and nothing can be said of a single call.
 
     Parameters
     ----------
@@ -62,9 +64,13 @@ def unanswered_calls(
     size = int(classes.max()) + 1 if skeleton.n else 1
     by_client = skeleton.kind[parents] == CLIENT
     callee = usual_callees(skeleton)
+    to = np.where(callee >= 0, skeleton.op_service[callee], -1)
+    fronted = np.zeros(skeleton.n, bool)
+    fronted[clients[answered_in_front(skeleton, clients, to[classes[clients]])]] = True
+    open_calls = clients[~skeleton.served[clients] & (claimed[clients] < 0.1)]
+    clients = clients[~fronted[clients]]
     total = np.bincount(classes[clients], minlength=size)
     good = np.bincount(classes[clients[skeleton.served[clients]]], minlength=size)
-    open_calls = clients[~skeleton.served[clients] & (claimed[clients] < 0.1)]
     # Databases and the like never answer.
     code = classes[open_calls]
     open_calls = open_calls[(good[code] >= 3) & (callee[code] >= 0)]
@@ -73,7 +79,7 @@ def unanswered_calls(
     loss = _loss_rates(skeleton)
     allowed = np.clip(2.5 * loss[to] + 0.05, 1 - MIN_ANSWERED, MOST_PAUSED)
     lacking = 1 - good[code] / np.maximum(total[code], 1)
-    replied = ~skeleton.column("turned_away")[open_calls]
+    replied = ~skeleton.column("turned_away")[open_calls] & ~fronted[open_calls]
     usual = (lacking <= allowed) & replied
     # Orphans of the caller's own service, the call among them, say nothing of a callee.
     told = (to != skeleton.service[open_calls]) & orphans_within(skeleton, open_calls, to)
@@ -81,7 +87,7 @@ def unanswered_calls(
     ceased |= find_spells(skeleton, clients, np.where(callee >= 0, skeleton.op_service[callee], -1))
     usual |= ceased[open_calls] & replied
     firm = usual | told
-    keep = firm | skeleton.column("answered")[open_calls]
+    keep = firm | (skeleton.column("answered")[open_calls] & ~fronted[open_calls])
     keep &= ~_answered_astray(skeleton, open_calls, callee[code])
     rows, crossing = open_calls[keep], np.full(size, 7)
     seen, _ = most_frequent(
