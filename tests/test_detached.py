@@ -372,3 +372,161 @@ def test_short_work_of_a_long_request_that_does_not_end_with_it_is_found():
 
 def test_the_same_work_begun_by_a_timer_between_requests_is_natural():
     assert detached(streams(called=False)).is_empty()
+
+
+def sidecars(*, free: bool) -> Capture:
+    """Requests that call out through a sidecar, which starts a trace of its own."""
+    capture = Capture(host_name="pod-1")
+    rng = np.random.default_rng(21)
+    for number, at in enumerate(arrivals(20, 60)):
+        before, took = 1 + rng.exponential(2), 5 + rng.exponential(3)
+        proxy, app = ({"service_instance_id": name} for name in ("proxy", "app"))
+        end = before + took + 0.8
+        capture.span(number, 1, name="in", kind="SERVER", start=at, duration=end, **proxy)
+        capture.span(
+            number, 2, 1, name="GET /", kind="SERVER", start=at + 0.3, duration=end - 0.4, **app
+        )
+        call = at + before + 0.2
+        capture.span(number, 3, 2, name="GET", kind="CLIENT", start=call, duration=took, **app)
+        if not free:  # the call has its server span, so it is none of the sidecar's
+            capture.span(
+                *(number, 5, 3),
+                name="GET /stock",
+                kind="SERVER",
+                service="stock",
+                start=call + 0.1,
+                duration=took - 0.2,
+                host_name="pod-2",
+            )
+        capture.span(
+            *(1000 + number, 4),
+            name="out",
+            kind="CLIENT",
+            start=call + 0.2,
+            duration=took - 0.3,
+            **proxy,
+        )
+    return capture
+
+
+def test_what_a_sidecar_sends_on_was_called_by_the_unanswered_call_beside_it():
+    found = detached(sidecars(free=True))
+    assert found.height == 60
+    assert set(found["proposed_span_id"]) == {span_id(3)}
+    assert found["proposed_confidence"].min() >= 0.8
+
+
+def test_an_answered_call_did_not_go_through_the_sidecar():
+    assert span_id(3) not in set(detached(sidecars(free=False))["proposed_span_id"])
+
+
+def handed_over(*, waits: bool) -> Capture:
+    """Requests that hand two jobs to a pool; or one job whose step lost its context as well."""
+    capture = Capture(service_instance_id="svc-1")
+    rng = np.random.default_rng(31)
+    for number, at in enumerate(arrivals(30, 200)):
+        read, first, second = rng.exponential(4, 3) + np.array([2, 4, 4])
+        end = read + 0.2 + max(first, second)
+        capture.span(number, 1, name="GET /", kind="SERVER", start=at, duration=end + 0.5)
+        capture.span(number, 2, 1, name="read", start=at + 0.5, duration=read - 0.5)
+        begin = at + read + rng.exponential(0.1)
+        if waits:
+            first = second + 1
+        capture.span(1000 + number, 3, name="enrich", start=begin, duration=first)
+        capture.span(2000 + number, 4, name="score", start=begin + 0.05, duration=second)
+    return capture
+
+
+@pytest.mark.parametrize("name", ["enrich", "score"])
+def test_two_lost_jobs_of_one_request_have_the_request_as_their_caller(name):
+    found = detached(handed_over(waits=False)).filter(pl.col("span_name") == name)
+    assert found.height >= 0.9 * 200
+    surely = found.filter(pl.col("proposed_confidence") >= 0.8)
+    right = surely["trace_id"].str.tail(3) != surely["proposed_trace_id"].str.tail(3)
+    assert set(surely["proposed_span_id"]) == {span_id(1)}
+    assert surely.height >= 0.9 * found.height
+    assert right.any()
+
+
+def test_lost_work_that_waits_for_other_lost_work_may_be_its_caller():
+    found = detached(handed_over(waits=True)).filter(pl.col("span_name") == "score")
+    assert found.filter(pl.col("proposed_span_id") == span_id(3)).height >= 0.8 * 200
+
+
+def audits() -> Capture:
+    """Requests whose handler waits in nested spans, and audits that begin when all is over."""
+    capture = Capture(service_instance_id="svc-1")
+    rng = np.random.default_rng(41)
+    for number, at in enumerate(arrivals(40, 150, every=100.0)):
+        took = 10 + rng.exponential(5)
+        capture.span(number, 1, name="POST /", kind="SERVER", start=at, duration=took)
+        capture.span(number, 2, 1, name="validate", start=at + 0.2, duration=took - 0.2)
+        capture.span(number, 3, 2, name="load", start=at + 1, duration=2)
+        capture.span(*(number, 4, 2), name="pay", kind="CLIENT", start=at + 5, duration=took - 5)
+        start = at + took + 4 + rng.exponential(0.2)
+        capture.span(1000 + number, 5, name="audit", start=start, duration=3)
+    return capture
+
+
+def test_work_that_begins_when_all_its_trace_is_over_is_not_surely_of_one_span():
+    found = detached(audits())
+    assert found.height >= 140
+    assert found["proposed_confidence"].max() < 0.8
+    assert set(found["proposed_span_id"].drop_nulls()) == {span_id(1)}
+
+
+def tasks() -> Capture:
+    """Requests that send one task, each fifth two, to a queue which loses the context."""
+    capture = Capture()
+    rng = np.random.default_rng(51)
+    for number, at in enumerate(arrivals(50, 90, every=400.0)):
+        capture.span(number, 1, name="POST", kind="SERVER", start=at, duration=8)
+        for one in range(2 if number % 5 == 0 else 1):
+            begin = at + 1 + one
+            capture.span(
+                *(number, 10 + one, 1),
+                name="apply_async/image",
+                kind="PRODUCER",
+                start=begin,
+                duration=0.8,
+            )
+            capture.span(
+                *(1000 + 10 * number + one, 3),
+                name="run/image",
+                kind="CONSUMER",
+                service="worker",
+                start=begin + 5 + rng.exponential(4),
+                duration=3,
+            )
+    return capture
+
+
+def test_messages_sent_side_by_side_share_the_confidence():
+    found = detached(tasks())
+    number = (found["trace_id"].str.tail(6).str.to_integer(base=16) - 1000) // 10
+    surely = found["proposed_confidence"].fill_null(0.0) >= 0.8
+    assert found.height >= 0.9 * 108
+    assert not surely.filter(number % 5 == 0).any()
+    assert surely.filter(number % 5 != 0).mean() > 0.9
+
+
+@pytest.mark.parametrize("task", ["email", "image"])
+def test_a_celery_task_is_run_by_who_was_sent_it(task):
+    sent = served_tasks(task)
+    assert detached(sent).height == (N if task == "image" else 0)
+
+
+def served_tasks(task: str) -> Capture:
+    capture = Capture()
+    for number, at in enumerate(arrivals(61)):
+        capture.span(
+            number, 1, name=f"apply_async/{task}", kind="PRODUCER", start=at, duration=2
+        ).span(
+            *(1000 + number, 2),
+            name="run/image",
+            kind="CONSUMER",
+            service="worker",
+            start=at + 4 + (number % 5) / 10,
+            duration=3,
+        )
+    return capture

@@ -29,6 +29,10 @@ USUALLY: Final = 0.6
 AT_ONCE: Final = 0.2
 """Share of pairs in which both spans are at work, above which the outer one does not wait."""
 
+TOSS_UP: Final = 0.65
+"""How sure a caller is where nested spans ended together, or all had ended, before the callee
+began: the outer one is likelier, since it went on after the inner one, but nothing tells more."""
+
 _TOLERANCE_NS: Final = 100_000
 
 
@@ -64,22 +68,40 @@ def innermost_open(skeleton: Skeleton, callees: Ints, found: Ints) -> tuple[Ints
     inner = (
         near.filter("open")
         .join(opened.select("class", "sure"), on="class", how="inner")
-        .sort("callee", "start", "row", descending=[False, True, True])
+        # Of spans that end when the callee begins the outer one may still have called it.
+        .with_columns(over=pl.col("ended").mean().over("class") > 0.5)
+        .with_columns(deep=pl.when("over").then(-pl.col("start")).otherwise("start"))
+        .sort("callee", "over", "deep", "row", descending=[False, False, True, True])
     )
+    _take_outermost(near.join(inner, on="callee", how="anti"), best, sure)
     if not inner.height:
         return best, sure
     chosen = inner.unique("callee", keep="first", maintain_order=True)
     rows = chosen["row"].to_numpy()
     best[chosen["callee"].to_numpy()] = rows
-    rivals = inner.join(chosen.select("callee", chosen="row"), on="callee").filter(
-        pl.col("row") != pl.col("chosen")
-    )
+    rivals = inner.join(
+        chosen.select("callee", chosen="row", chosen_over="over"), on="callee"
+    ).filter(pl.col("row") != pl.col("chosen"))
     sure[chosen["callee"].to_numpy()] = chosen["sure"].to_numpy()
     if rivals.height:
         rival, picked = rivals["row"].to_numpy(), rivals["chosen"].to_numpy()
-        aside = ~_is_above(skeleton, rival, picked) | _goes_on(skeleton, rival, picked)
+        aside = ~is_above(skeleton, rival, picked) | _goes_on(skeleton, rival, picked)
         sure[np.unique(rivals["callee"].to_numpy()[aside])] *= 0.6
+        tied = rivals.filter("over", "chosen_over")["callee"].unique().to_numpy()
+        sure[tied] = np.minimum(sure[tied], TOSS_UP)
     return best, sure
+
+
+def _take_outermost(near: pl.DataFrame, best: Ints, sure: Floats) -> None:
+    """Where no span is open when a callee begins, take the one that began first."""
+    outer = (
+        near.sort("callee", "start", "row")
+        .group_by("callee", maintain_order=True)
+        .agg(pl.col("row").first(), spans=pl.len())
+    )
+    where = outer["callee"].to_numpy()
+    best[where] = outer["row"].to_numpy()
+    sure[where] = np.where(outer["spans"].to_numpy() > 1, TOSS_UP, 0.9)
 
 
 def _usually_open(skeleton: Skeleton, near: pl.DataFrame) -> pl.DataFrame:
@@ -153,6 +175,7 @@ def _spans_beside(skeleton: Skeleton, callees: Ints, found: Ints, asked: Ints) -
         pl.Series("entry", skeleton.op[_local_top(skeleton, row)]),
         pl.Series("start", skeleton.start[row]),
         pl.Series("open", skeleton.end[row] >= start - _TOLERANCE_NS),
+        pl.Series("ended", skeleton.end[row] <= start),
         pl.Series("around", skeleton.end[row] >= end - _TOLERANCE_NS),
     ).filter(pl.Series((skeleton.start[row] <= start + _TOLERANCE_NS) & (row != callee)))
 
@@ -213,8 +236,26 @@ def _goes_on(skeleton: Skeleton, upper: Ints, lower: Ints) -> Bools:
     return found
 
 
-def _is_above(skeleton: Skeleton, upper: Ints, lower: Ints) -> Bools:
-    """Whether one row is an ancestor of the other, pair by pair."""
+def is_above(skeleton: Skeleton, upper: Ints, lower: Ints) -> Bools:
+    """Tell whether one row is an ancestor of the other, pair by pair.
+
+    Parameters
+    ----------
+    skeleton : Skeleton
+        The capture.
+    upper, lower : ndarray of int64
+        Rows.
+
+    Returns
+    -------
+    ndarray of bool
+        Pair by pair; a row is no ancestor of itself.
+
+    Raises
+    ------
+    IndexError
+        If a row does not exist.
+    """
     above = np.zeros(upper.size, bool)
     climb = skeleton.parent[lower]
     for _ in range(64):
@@ -224,3 +265,62 @@ def _is_above(skeleton: Skeleton, upper: Ints, lower: Ints) -> Bools:
             break
         climb = np.where(live, skeleton.parent[np.maximum(climb, 0)], -1)
     return above
+
+
+def like_messages(skeleton: Skeleton, callees: Ints, best: Ints) -> Ints:
+    """Count the messages of a trace that may each have been the one taken up.
+
+    A message waits for its consumer, so that time does not tell it from those sent beside it.
+
+    Parameters
+    ----------
+    skeleton : Skeleton
+        The capture.
+    callees : ndarray of int64
+        Rows of one operation.
+    best : ndarray of int64
+        Per callee the row of its supposed caller, -1 where none is known.
+
+    Returns
+    -------
+    ndarray of int64
+        Per callee: free messages of the caller's class in its trace, sent before; 1 at least.
+
+    Raises
+    ------
+    ValueError
+        If the arrays differ in length.
+    """
+    number = np.flatnonzero(best >= 0)
+    number = number[skeleton.kind[best[number]] == PRODUCER]
+    count = np.ones(best.size, np.int64)
+    if not number.size:
+        return count
+    senders = best[number]
+    rows = np.concatenate(
+        [skeleton.unserved_by_class.rows(int(c)) for c in np.unique(skeleton.caller_class[senders])]
+    )
+    keys = ["trace", "class"]
+    sent = pl.DataFrame(
+        {
+            "trace": skeleton.trace[rows],
+            "class": skeleton.caller_class[rows],
+            "sent": skeleton.start[rows],
+        }
+    )
+    asked = pl.DataFrame(
+        {
+            "trace": skeleton.trace[senders],
+            "class": skeleton.caller_class[senders],
+            "begun": skeleton.start[callees[number]],
+            "callee": number,
+        }
+    )
+    alike = (
+        asked.join(sent, on=keys)
+        .filter(pl.col("sent") <= pl.col("begun"))
+        .group_by("callee")
+        .agg(pl.len())
+    )
+    count[alike["callee"].to_numpy()] = alike["len"].to_numpy()
+    return count

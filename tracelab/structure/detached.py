@@ -16,11 +16,12 @@ from tracelab.structure.calls import (
     candidate_pairs,
     measure,
 )
-from tracelab.structure.callstack import innermost_open
+from tracelab.structure.callstack import innermost_open, like_messages
 from tracelab.structure.discovery import MIN_CALLS, Suspect, discover_callers
 from tracelab.structure.known_calls import Intact, callers_with_room, known_calls
 from tracelab.structure.laws import Law
 from tracelab.structure.peers import Peers
+from tracelab.structure.sidecars import nearer_beside
 from tracelab.structure.skeleton import (
     CONSUMER,
     SERVER,
@@ -206,7 +207,12 @@ def _ask_strangers(
     reply = _no_more_than(reply, suspects)
     if not _is_regular(skeleton, callees, reply, local=local):
         return None
-    return _within_trace(skeleton, callees, reply) if local else reply
+    if local:
+        reply = _within_trace(skeleton, callees, reply)
+    beside, sure = nearer_beside(skeleton, callees, np.where(reply.called >= 0.5, reply.best, -1))
+    best = np.where(beside >= 0, beside, reply.best)
+    sure /= like_messages(skeleton, callees, best)
+    return replace(reply, best=best, best_probability=reply.best_probability * sure)
 
 
 def _no_more_than(reply: Answer, suspects: list[Suspect]) -> Answer:

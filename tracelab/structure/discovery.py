@@ -17,6 +17,7 @@ from tracelab.structure.laws import Law, pair_ranges, warp
 from tracelab.structure.peers import Peers
 from tracelab.structure.skeleton import (
     CLIENT,
+    CONSUMER,
     INTERNAL,
     PRODUCER,
     SERVER,
@@ -24,6 +25,7 @@ from tracelab.structure.skeleton import (
     Ints,
     Skeleton,
 )
+from tracelab.structure.spine import ROOT
 
 MIN_CALLS: Final = 6
 """A caller that was never seen to call an operation is believed from this many calls on."""
@@ -40,6 +42,12 @@ MAX_SHARE: Final = 1.5
 
 MIN_SHARE: Final = 0.3
 """Least share of the callees (across the network: or of the calls) that a class accounts for."""
+
+SIBLING_SHARE: Final = 0.8
+"""A common caller accounts for nearly as many callees as the work beside them does."""
+
+USUALLY_AROUND: Final = 0.8
+"""Least share of callees that a root outlasts for it to be one that may have called them."""
 
 MAX_CLASSES: Final = 6
 MAX_TRIED: Final = 10
@@ -134,8 +142,39 @@ def discover_callers(
         suspect = _weigh(skeleton, callees, group, local=local, tolerance_ns=tolerance_ns)
         if suspect is not None:
             found.append(suspect)
+    if local:
+        found = _not_beside(skeleton, callees, found)
     found.sort(key=lambda suspect: (-suspect.surprise, suspect.group.code))
     return found[:MAX_CLASSES]
+
+
+def _not_beside(skeleton: Skeleton, callees: Ints, found: list[Suspect]) -> list[Suspect]:
+    """Leave out lost work that runs beside the callees where a caller of both is suspect too.
+
+    Two jobs that one request hands to a pool begin together, more closely than either follows
+    the request; each is a root, and neither waits for the other.
+    """
+    beside = [_is_lost_work(skeleton, callees, suspect.group.rows) for suspect in found]
+    common = max((s.share for s, lost in zip(found, beside, strict=True) if not lost), default=0.0)
+    return [
+        suspect
+        for suspect, lost in zip(found, beside, strict=True)
+        if not lost or common < SIBLING_SHARE * min(suspect.share, 1.0)
+    ]
+
+
+def _is_lost_work(skeleton: Skeleton, callees: Ints, rows: Ints) -> bool:
+    """Whether a class is of roots that nothing entered by, and that do not outlast the callees."""
+    entered = np.isin(skeleton.kind[rows], (SERVER, CONSUMER))
+    if float(((skeleton.state[rows] == ROOT) & ~entered).mean()) < 0.5:
+        return False
+    asked = outlasted = 0
+    for mine, callers in _together(skeleton, callees, rows, local=True):
+        last = np.searchsorted(skeleton.start[callers], skeleton.start[mine], side="right") - 1
+        mine, last = mine[last >= 0], last[last >= 0]
+        asked += mine.size
+        outlasted += int((skeleton.end[callers[last]] >= skeleton.end[mine]).sum())
+    return outlasted < USUALLY_AROUND * asked
 
 
 def _ticks(starts: Ints) -> bool:

@@ -17,6 +17,9 @@ _MESSAGING: Final = frozenset(
     )
 )
 _RPC: Final = re.compile(r"^/?[\w.$-]+/\w+$")
+_TASK: Final = re.compile(r"^(?:apply_async|run)/(.+)$")
+"""Celery's instrumentation names both ends of a task like this."""
+
 _WORD: Final = re.compile(r"[A-Za-z0-9]+")
 
 _PUBLIC: Final = re.compile(
@@ -156,7 +159,10 @@ def _answered(skeleton: Skeleton) -> pl.DataFrame:
 
 def _destination(name: str) -> list[str]:
     """Words of a span name beside the messaging operation; none where it tells no operation."""
+    task = _TASK.match(name)
     words = _words(name)
+    if task:
+        return _words(task[1])
     if len(words) > 1 and words[-1] in _MESSAGING:
         return words[:-1]
     return words[1:] if len(words) > 1 and words[0] in _MESSAGING else []
