@@ -26,12 +26,14 @@ def busy(seconds: int, *, seed: int = 0) -> Capture:
     return capture
 
 
-def streams(capture: Capture, seconds: int, *, lost: int | None = None) -> Capture:
-    """Streams of 5 to 20 s with an update each second; what ends after the capture is absent."""
+def streams(
+    capture: Capture, seconds: int, *, lost: int | None = None, longest: int = 20_000
+) -> Capture:
+    """Streams of 5 to 20 s, or longer, with an update each second; what ends after the capture is absent."""
     rng = np.random.default_rng(1)
     for number in range(40):
         begin = rng.uniform(0, 1000 * seconds)
-        length = rng.uniform(5_000, 20_000)
+        length = rng.uniform(5_000, longest)
         if begin + length < 1000 * seconds and number != lost:
             capture.span(50_000 + number, 1, start=begin, duration=length, name="GET /stream")
         for tick in range(int(length // 1000)):
@@ -128,3 +130,22 @@ def test_a_server_lost_before_any_replica_is_cut_off_is_still_a_break(number, cu
     found = loud(replicas(named=False, lost=number, cut_ms=cut_ms))
     assert found["kind"].to_list() == ["missing_server"]
     assert found["trace_id"].to_list() == [f"{number:032x}"]
+
+
+def test_streams_that_are_never_ended_are_no_capture_edge_however_long_they_last():
+    capture = streams(busy(60), 60, longest=50_000)
+    ended = [span for span in capture.spans if span["name"] == "GET /stream"]
+    never = {span["trace_id"] for span in ended[::3]}
+    open_still = {s["trace_id"] for s in capture.spans if s["name"] == "push"}
+    open_still -= {span["trace_id"] for span in ended}
+    capture.spans = [
+        span
+        for span in capture.spans
+        if not (span["trace_id"] in never and span["name"] == "GET /stream")
+    ]
+    found = loud(capture)
+    raised = set(found["trace_id"])
+    assert len(raised & never) >= 0.8 * len(never)
+    assert not raised & open_still
+    told = found.filter(pl.col("trace_id").is_in(list(never)))["cause"]
+    assert (told == "span_never_ended").mean() > 0.8

@@ -37,6 +37,16 @@ hundred."""
 _LEAST_ALONE: Final = 0.05
 """The same where only one span is missing: a batch seldom holds one."""
 
+_SILENT: Final = 0.01
+"""Share of pauses that are longer, below which a parent without a further sign was lost."""
+
+_LOSES: Final = (5, 0.05)
+"""Least such parents, and least share of them, from which an operation is known to lose its
+parents wherever the capture ends."""
+
+_RATHER_LOST: Final = 0.2
+"""Odds of a span open at the end below which one of such an operation was lost."""
+
 _FEW: Final = 0.5
 """Losses counted where none was seen: half of one, the usual continuity correction."""
 
@@ -67,7 +77,7 @@ def families(skeleton: Skeleton, missing: Missing) -> Ints:
     return family
 
 
-def open_odds(skeleton: Skeleton, missing: Missing, lifetimes: Lifetimes) -> Floats:
+def open_odds(skeleton: Skeleton, missing: Missing, lifetimes: Lifetimes) -> tuple[Floats, Bools]:
     """Tell how much likelier each missing span was open at the end than lost on the way.
 
     Parameters
@@ -81,8 +91,10 @@ def open_odds(skeleton: Skeleton, missing: Missing, lifetimes: Lifetimes) -> Flo
 
     Returns
     -------
-    ndarray of float64
-        Odds, entry by entry; 0 for processes that stopped before the capture.
+    odds : ndarray of float64
+        Entry by entry; 0 for processes that stopped before the capture.
+    lost : ndarray of bool
+        It is likelier lost, since its operation is known to lose parents far from the end, too.
 
     Raises
     ------
@@ -97,7 +109,7 @@ def open_odds(skeleton: Skeleton, missing: Missing, lifetimes: Lifetimes) -> Flo
     left = lifetimes.last - np.where(orphan, latest[family], end)
     asked = skeleton.timed[missing.row] & ~lifetimes.exited
     final = asked & orphan & (left > 0) & (end == latest[family])
-    odds = _odds(skeleton, missing, (asked & missing.call) | final, left, sign=1)
+    odds, loses = _odds(skeleton, missing, (asked & missing.call) | final, left, sign=1)
     odds[orphan & asked & (left <= 0)] = np.inf
     active = orphan & asked & _still_active(family, end, orphan, left)
     odds[active] = np.maximum(odds[active], 10.0)
@@ -105,7 +117,9 @@ def open_odds(skeleton: Skeleton, missing: Missing, lifetimes: Lifetimes) -> Flo
     best = np.zeros(latest.size)
     np.maximum.at(best, family[orphan], odds[orphan])
     odds[orphan] = best[family[orphan]]
-    return odds
+    known = np.zeros(latest.size, bool)
+    known[family[loses]] = True
+    return odds, known[family] & orphan & (odds < _RATHER_LOST)
 
 
 def over_odds(skeleton: Skeleton, missing: Missing, lifetimes: Lifetimes) -> Floats:
@@ -133,16 +147,21 @@ def over_odds(skeleton: Skeleton, missing: Missing, lifetimes: Lifetimes) -> Flo
     orphan = ~missing.call & skeleton.timed[missing.row]
     low, _ = edges_around(skeleton, missing)
     since = skeleton.end[missing.row] - lifetimes.heard_from(low)
-    return _odds(skeleton, missing, orphan & (since > 0), since, sign=-1)
+    return _odds(skeleton, missing, orphan & (since > 0), since, sign=-1)[0]
 
 
-def _odds(skeleton: Skeleton, missing: Missing, asked: Bools, age: Ints, *, sign: int) -> Floats:
-    """Compare, per entry, the law's survival at an age with the share that is lost anyway."""
-    odds = np.zeros(missing.row.size)
+def _odds(
+    skeleton: Skeleton, missing: Missing, asked: Bools, age: Ints, *, sign: int
+) -> tuple[Floats, Bools]:
+    """Compare, per entry, the law's survival at an age with the share that is lost anyway.
+
+    And tell where that is the share of parents which an operation lost long before the end.
+    """
+    odds, loses = np.zeros(missing.row.size), np.zeros(missing.row.size, bool)
     low, high = skeleton.window
     near = np.flatnonzero(asked & (age < high - low))
     if not near.size:
-        return odds
+        return odds, loses
     loss = _loss_shares(skeleton, missing)
     parents = _Pauses(skeleton, sign)
     for call in (False, True):
@@ -152,8 +171,14 @@ def _odds(skeleton: Skeleton, missing: Missing, asked: Bools, age: Ints, *, sign
         codes, begin = np.unique(keys[order], return_index=True)
         for code, group in zip(codes.tolist(), np.split(mine[order], begin[1:]), strict=False):
             gaps = sign * _server_gaps(skeleton, code) if call else parents.of(code)
-            odds[group] = survival(gaps, age[group].astype(np.float64)) / loss[group]
-    return odds
+            alive = survival(gaps, age[group].astype(np.float64))
+            if sign > 0 and not call and gaps.size >= _ENOUGH:
+                gone = int((alive < _SILENT).sum())
+                share = gone / (gone + parents.many(code))
+                if gone >= _LOSES[0] and share >= _LOSES[1]:
+                    loss[group], loses[group] = np.maximum(loss[group], share), True
+            odds[group] = alive / loss[group]
+    return odds, loses
 
 
 class _Pauses:
@@ -166,7 +191,8 @@ class _Pauses:
         rows = skeleton.intact
         rows = rows[skeleton.timed[rows]]
         # A sample of parents serves; all would cost seconds of sorting at tens of millions.
-        rows = rows[skeleton.parent[rows] % (1 + rows.size // _SAMPLE) == 0]
+        self._each = 1 + rows.size // _SAMPLE
+        rows = rows[skeleton.parent[rows] % self._each == 0]
         parent, end = skeleton.parent[rows], skeleton.end[rows]
         until = skeleton.end[parent]
         if sign > 0:
@@ -176,11 +202,16 @@ class _Pauses:
             until[:-1][again] = end[1:][again]
         order = np.argsort(skeleton.op[rows], kind="stable")
         self._gaps: Ints = sign * (until - end)[order]
+        self._parent = parent[order]
         self._begin = np.searchsorted(skeleton.op[rows][order], np.arange(skeleton.ops.height + 1))
 
     def of(self, op: int) -> Ints:
         """Return those of an operation."""
         return self._gaps[self._begin[op] : self._begin[op + 1]]
+
+    def many(self, op: int) -> int:
+        """Return how many parents there are of an operation."""
+        return self._each * np.unique(self._parent[self._begin[op] : self._begin[op + 1]]).size
 
 
 def _server_gaps(skeleton: Skeleton, caller_class: int) -> Ints:

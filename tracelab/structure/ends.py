@@ -105,7 +105,8 @@ def _weigh_edges(
         "spans of its service are missing near the capture's edge far oftener than elsewhere",
     )
     beyond = _share_after(missing, lifetimes.last)
-    late = ~lifetimes.exited & (beyond >= _LEAST_SHARE)
+    likelier, lost = open_odds(skeleton, missing, lifetimes)
+    late = ~lifetimes.exited & (beyond >= _LEAST_SHARE) & ~lost
     weight = np.maximum(
         both(_edge_weight(beyond), end.odds),
         _edge_weight(_share_after(missing, high)),
@@ -120,7 +121,7 @@ def _weigh_edges(
     ):
         case.put_edge(where, 25 * beyond, weight, text)
     # Durations have long tails: a slow span may have been open still.
-    likelier = np.minimum(open_odds(skeleton, missing, lifetimes), 10.0)
+    likelier = np.minimum(likelier, 10.0)
     text = "likelier open still when the capture stopped than lost"
     case.put_edge(likelier >= MIN_ODDS, likelier, likelier, text)
     likelier = np.minimum(over_odds(skeleton, missing, lifetimes), 10.0)
