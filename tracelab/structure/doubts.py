@@ -328,9 +328,10 @@ def _crowded() -> tuple[pl.Expr, ...]:
     be a worker's that still holds the context of its first request.
     """
     n_pair, after = pl.col("n_pair"), pl.col("after")
-    number = pl.col("calls").median().over("pair")
+    of_parents = pl.col("calls").filter(pl.col("rank") == 1)
+    number = of_parents.median().over("pair")
     crowd = (pl.col("rank") > number) & ~pl.col("inside")
-    regular = (pl.col("calls") == number).mean().over("pair") >= 0.6
+    regular = (of_parents == of_parents.median()).mean().over("pair") >= 0.6
     crowded = (pl.col("n_op") >= LEAST) & crowd & regular
     # What starts in its parent's time is no leak where the regular last call outlives it as well,
     # nor where it starts together with a sibling: a race has losers.
@@ -344,17 +345,14 @@ def _crowded() -> tuple[pl.Expr, ...]:
     crowded &= share <= CROWDED
     # A context that was never given back gathers all later calls under one old parent, until they
     # are most of the operation; that parents usually have fewer is told by the parents alone.
-    of_parents = pl.col("calls").filter(pl.col("rank") == 1)
-    usual_number = of_parents.median().over("pair")
-    alike = (of_parents == of_parents.median()).mean().over("pair") >= 0.6
-    alike &= of_parents.len().over("pair") >= HOARD
-    hoards = alike & (after.sum().over("family") >= HOARD * usual_number)
+    hoards = regular & (of_parents.len().over("pair") >= HOARD)
+    hoards &= after.sum().over("family") >= HOARD * number
     gathered = hoards & after
     share = pl.when(gathered).then(0.0).otherwise(share)
     return (
         (crowded | gathered).alias("crowded"),
         share.cast(pl.Float32).alias("crowded_share"),
-        pl.when(hoards).then(usual_number).otherwise(number).cast(pl.Float32).alias("number"),
+        number.cast(pl.Float32).alias("number"),
     )
 
 
