@@ -530,3 +530,56 @@ def served_tasks(task: str) -> Capture:
             duration=3,
         )
     return capture
+
+
+def two_calls(many: int) -> Capture:
+    """Requests that call two operations of one service, side by side or one after the other."""
+    capture = Capture()
+    rng = np.random.default_rng(71)
+    for number, at in enumerate(arrivals(70, many, every=100.0)):
+        capture.span(number, 1, name="GET /", kind="SERVER", start=at, duration=30, service="shop")
+        for one, (begin, lasts) in enumerate([(2, 9), (2 if number % 2 else 14, 14)]):
+            begins = at + begin + 0.02 * one
+            capture.span(
+                *(number, 2 + one, 1),
+                name="GET",
+                kind="CLIENT",
+                service="shop",
+                server_address="stock",
+                start=begins,
+                duration=lasts,
+            )
+            capture.span(
+                *(1000 * (1 + one) + number, 4),
+                name=f"GET /{one}",
+                kind="SERVER",
+                service="stock",
+                start=begins + 0.4 + rng.exponential(0.1),
+                duration=lasts - 1,
+            )
+    return capture
+
+
+@pytest.mark.parametrize("many", [8, 100])
+def test_two_operations_lost_under_one_caller_are_both_found_even_if_calls_are_few(many):
+    found = detached(two_calls(many))
+    assert set(found["span_name"]) == {"GET /0", "GET /1"}
+    assert found.height >= 1.8 * many
+
+
+def buffered(each: int) -> Capture:
+    """Requests of which each so-manieth fills a buffer, which a thread then writes out."""
+    capture = Capture(service_instance_id="svc-1")
+    rng = np.random.default_rng(81)
+    for number, at in enumerate(arrivals(80, 300, every=100.0)):
+        capture.span(number, 1, name="POST", kind="SERVER", start=at, duration=10)
+        if number % each == 0:
+            start = at + 8 + rng.exponential(0.2)
+            capture.span(1000 + number, 2, name="flush", start=start, duration=3)
+    return capture
+
+
+@pytest.mark.parametrize(("each", "sure"), [(1, True), (10, False)])
+def test_roots_that_few_callers_have_are_no_certain_losses(each, sure):
+    found = detached(buffered(each))
+    assert (found["confidence"].max() >= 0.8) == sure

@@ -40,6 +40,10 @@ MIN_RULE: Final = 0.3
 RARE_CALLER: Final = 0.02
 """Least share of an operation's spans that a caller class must have called to be its caller."""
 
+_SHARED_WORK: Final = 0.75
+"""Most that is said of roots which a minority of callers have, and none was ever seen to call:
+a buffer that each tenth request fills is flushed on behalf of all ten, by a root of its own."""
+
 MAX_CLASSES: Final = 6
 
 _TOLERANCE_LOCAL_NS: Final = 100_000
@@ -212,7 +216,15 @@ def _ask_strangers(
     beside, sure = nearer_beside(skeleton, callees, np.where(reply.called >= 0.5, reply.best, -1))
     best = np.where(beside >= 0, beside, reply.best)
     sure /= like_messages(skeleton, callees, best)
-    return replace(reply, best=best, best_probability=reply.best_probability * sure)
+    called = np.minimum(reply.called, _most_sure(skeleton, reply) if local else 1.0)
+    return replace(reply, called=called, best=best, best_probability=reply.best_probability * sure)
+
+
+def _most_sure(skeleton: Skeleton, reply: Answer) -> float:
+    """How sure it may be that local callers lost work which few of them have."""
+    classes = np.unique(skeleton.caller_class[reply.best[reply.called >= 0.5]])
+    callers = sum(skeleton.by_class.rows(int(code)).size for code in classes)
+    return 1.0 if float(reply.called.sum()) >= MIN_RULE * callers else _SHARED_WORK
 
 
 def _no_more_than(reply: Answer, suspects: list[Suspect]) -> Answer:

@@ -21,9 +21,11 @@ from tracelab.structure.skeleton import (
     INTERNAL,
     PRODUCER,
     SERVER,
+    Bools,
     Floats,
     Ints,
     Skeleton,
+    pair_codes,
 )
 from tracelab.structure.spine import ROOT
 
@@ -275,9 +277,14 @@ def _weigh(
     pairs = candidate_pairs(
         skeleton, sample, [group], same_process=local, tolerance_ns=tolerance_ns
     )
-    if pairs.callee.size < MIN_CALLS:
+    waits = _may_wait(skeleton, sample, pairs.caller, pairs.start_gap, tolerance_ns)
+    gaps = pairs.start_gap[waits]
+    if gaps.size < MIN_CALLS:
         return None
-    observed = _histogram(pairs.start_gap)
+    # Calls that one request makes side by side are met together, and are no burst.
+    together = pair_codes(pairs.callee[waits], skeleton.trace[pairs.caller[waits]], skeleton.n)
+    most = MAX_SHARE * gaps.size / np.unique(together).size
+    observed = _histogram(gaps)
     shifts = _shifts(skeleton, group.window_ns, int(np.clip(2_000 / sample.size, 8, 500)))
     bounds = (-tolerance_ns, group.window_ns)
     moved = np.stack(
@@ -295,13 +302,13 @@ def _weigh(
     accounted = share * callees.size
     if (
         surprise < MIN_SURPRISE
-        or share > MAX_SHARE
+        or share > most
         or accounted < MIN_SHARE * _least(callees, group, local)
     ):
         return None
     excess = observed - np.maximum(moved.mean(axis=0), mirrored)
     weight = np.clip(excess, 0, None) / np.maximum(observed, 1e-9)
-    law = Law.fit(pairs.start_gap, weight[_bins(pairs.start_gap)])
+    law = Law.fit(gaps, weight[_bins(gaps)])
     return Suspect(group, law, share, surprise)
 
 
@@ -334,7 +341,10 @@ def _surprise(observed: Floats, moved: Floats, mirrored: Floats, n: int) -> tupl
     chance = np.concatenate([np.zeros((many, 1)), np.cumsum(moved, axis=1)], axis=1)
     back = np.concatenate([[0.0], np.cumsum(mirrored)])
     # Where traffic comes in bursts a move leaves them: only the other direction tells chance.
-    bursts = bool(back[-1] > 3 * chance[:, -1].mean() + 1.5)
+    # Calls begun within the clocks' tolerance are met in both directions: they are no bursts.
+    behind = int(_bins(np.zeros(1, np.int64))[0]) + 1
+    before, usual = back[-1] - back[behind], chance[:, -1] - chance[:, behind]
+    bursts = bool(before > 3 * usual.mean() + 1.5)
     best, share = 0.0, 0.0
     for width in (1, 2, 4, 8, 16, 32, 64, observed.size):
         count = seen[width:] - seen[:-width]
@@ -415,5 +425,19 @@ def _moved_gaps(
         low = np.searchsorted(begins, moved - bounds[1])
         high = np.searchsorted(begins, moved - bounds[0], side="right")
         owner, position = pair_ranges(low, high)
-        gaps.append(moved[owner] - begins[position])
+        gap = moved[owner] - begins[position]
+        slack = min(-bounds[0], bounds[1])
+        gaps.append(gap[_may_wait(skeleton, callees, rows[position], gap, slack)])
     return np.concatenate(gaps)
+
+
+def _may_wait(skeleton: Skeleton, callees: Ints, callers: Ints, gaps: Ints, slack: int) -> Bools:
+    """Tell which callers last long enough to wait for what begins so much later.
+
+    A server is called by a client that waits for it. Of several calls that a request makes one
+    after the other, only one waits when a server begins: the others are no pairs by chance.
+    """
+    if int(skeleton.kind[callees[0]]) != SERVER:
+        return np.ones(gaps.size, bool)
+    lasts: Bools = np.abs(gaps) <= skeleton.end[callers] - skeleton.start[callers] + slack
+    return lasts
