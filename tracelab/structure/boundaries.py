@@ -5,6 +5,7 @@ from typing import Final
 import numpy as np
 import polars as pl
 
+from tracelab.structure.codes import pair_codes
 from tracelab.structure.skeleton import (
     CLIENT,
     CONSUMER,
@@ -14,7 +15,6 @@ from tracelab.structure.skeleton import (
     Bools,
     Ints,
     Skeleton,
-    pair_codes,
 )
 from tracelab.structure.spine import CROSSINGS, LOOPBACK
 

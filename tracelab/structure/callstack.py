@@ -10,15 +10,8 @@ from typing import Final
 import numpy as np
 import polars as pl
 
-from tracelab.structure.skeleton import (
-    CLIENT,
-    PRODUCER,
-    Bools,
-    Floats,
-    Ints,
-    Skeleton,
-    pair_codes,
-)
+from tracelab.structure.codes import pair_codes
+from tracelab.structure.skeleton import CLIENT, PRODUCER, Bools, Floats, Ints, Skeleton
 
 ALWAYS: Final = 0.9
 """Least share of callees that end within a caller class for it to be one that waits."""

@@ -10,10 +10,11 @@ from typing import Final
 import numpy as np
 import polars as pl
 
+from tracelab.structure.codes import mix64
 from tracelab.structure.losses import EXPORT_DELAY_NS, Lifetimes
 from tracelab.structure.missing import Missing, edges_around
 from tracelab.structure.rates import wilson_interval
-from tracelab.structure.skeleton import Bools, Floats, Ints, Skeleton, mix64
+from tracelab.structure.skeleton import Bools, Floats, Ints, Skeleton
 
 _TAIL_SHARE: Final = 0.02
 """Share of the longest values from which the tail of a law is read."""

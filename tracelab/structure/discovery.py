@@ -13,6 +13,7 @@ from typing import Final
 import numpy as np
 
 from tracelab.structure.calls import CallerClass, candidate_pairs
+from tracelab.structure.codes import pair_codes
 from tracelab.structure.laws import Law, pair_ranges, warp
 from tracelab.structure.peers import Peers
 from tracelab.structure.skeleton import (
@@ -25,7 +26,6 @@ from tracelab.structure.skeleton import (
     Floats,
     Ints,
     Skeleton,
-    pair_codes,
 )
 from tracelab.structure.spine import ROOT
 

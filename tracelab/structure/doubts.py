@@ -9,8 +9,9 @@ from typing import Final
 import numpy as np
 import polars as pl
 
+from tracelab.structure.codes import pair_codes
 from tracelab.structure.conflicts import where_ids_change
-from tracelab.structure.skeleton import FAR, Ints, Skeleton, pair_codes
+from tracelab.structure.skeleton import FAR, Ints, Skeleton
 
 RARE: Final = 0.02
 """At most this share of an operation's spans may look like this for it to be unusual. No sign but

@@ -10,8 +10,9 @@ from typing import Final
 
 import numpy as np
 
+from tracelab.structure.codes import mix64
 from tracelab.structure.missing import Missing
-from tracelab.structure.skeleton import Bools, Floats, Ints, Skeleton, mix64
+from tracelab.structure.skeleton import Bools, Floats, Ints, Skeleton
 
 HOLE: Final = 8.0
 """A gap is wide if it lasts for this many spans at the pace around it: chance makes such a gap

@@ -11,7 +11,8 @@ import numpy as np
 import polars as pl
 
 from tracelab.structure.boundaries import usual_boundaries
-from tracelab.structure.skeleton import FAR, Bools, Floats, Ints, Narrow, Skeleton, count_pairs
+from tracelab.structure.codes import count_pairs
+from tracelab.structure.skeleton import FAR, Bools, Floats, Ints, Narrow, Skeleton
 from tracelab.structure.unanswered import most_frequent, unanswered_calls
 
 

@@ -5,7 +5,8 @@ from typing import Final
 import numpy as np
 import polars as pl
 
-from tracelab.structure.skeleton import Bools, Ints, Skeleton, pair_codes
+from tracelab.structure.codes import pair_codes
+from tracelab.structure.skeleton import Bools, Ints, Skeleton
 
 MOST_PAUSED: Final = 0.8
 """Most calls that may lack their server span where it paused: a peer that answers fewer is not

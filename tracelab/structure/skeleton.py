@@ -9,6 +9,8 @@ import numpy.typing as npt
 import polars as pl
 
 from tracelab import schema
+from tracelab.structure.codes import AT_ONCE, Groups, Words, hex_texts, mix64
+from tracelab.structure.codes import Ints as Ints
 from tracelab.structure.horizons import Horizons, find_horizons
 from tracelab.structure.spine import (
     CROSSINGS,
@@ -21,8 +23,6 @@ from tracelab.structure.spine import (
 )
 from tracelab.structure.stacking import order_of, rearrange, stack_spines
 
-Ints = npt.NDArray[np.signedinteger[Any]]
-Words = npt.NDArray[np.uint64]
 Bools = npt.NDArray[np.bool_]
 Floats = npt.NDArray[np.float64]
 Narrow = npt.NDArray[np.float32]
@@ -31,9 +31,6 @@ UNSPECIFIED, INTERNAL, SERVER, CLIENT, PRODUCER, CONSUMER = range(6)
 
 FAR: Final = np.array([word in ("network", "process", "queue") for word, _ in CROSSINGS])
 """Whether a crossing leaves the process, by code."""
-
-_AT_ONCE: Final = 4_000_000
-"""Rows that are mixed or counted at a time, so that what stands beside the capture is small."""
 
 VERDICTS: Final = pl.Schema(
     {  # type: ignore[arg-type]
@@ -89,146 +86,6 @@ def verdicts(table: pl.DataFrame) -> pl.DataFrame:
         if texts not in known.columns:
             known = known.with_columns(pl.lit([], schema.TEXTS).alias(texts))
     return schema.conform(known, VERDICTS)
-
-
-def mix64(values: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
-    """Scramble 64-bit integers (splitmix64 finaliser); the same on every machine.
-
-    Parameters
-    ----------
-    values : ndarray of uint64
-        Any integers.
-
-    Returns
-    -------
-    ndarray of uint64
-        As many integers.
-
-    Raises
-    ------
-    TypeError
-        If `values` are no unsigned integers.
-    """
-    mixed: npt.NDArray[np.uint64] = values ^ (values >> np.uint64(30))
-    mixed = mixed * np.uint64(0xBF58476D1CE4E5B9)
-    mixed = (mixed ^ (mixed >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    mixed ^= mixed >> np.uint64(31)
-    return mixed
-
-
-def pair_codes(
-    major: npt.NDArray[np.integer[Any]], minor: npt.NDArray[np.integer[Any]], n_minor: int
-) -> npt.NDArray[np.int64]:
-    """Give each pair of small codes a code of its own.
-
-    Parameters
-    ----------
-    major, minor : ndarray of int
-        Codes from 0, row by row.
-    n_minor : int
-        One more than the largest of `minor`.
-
-    Returns
-    -------
-    ndarray of int64
-        ``major * n_minor + minor``, which may not fit into the bytes of either.
-
-    Raises
-    ------
-    ValueError
-        If the lengths differ.
-    """
-    codes: npt.NDArray[np.int64] = major.astype(np.int64) * n_minor + minor
-    return codes
-
-
-def count_pairs(keys: Ints, values: Ints) -> pl.DataFrame:
-    """Count how often each pair of small codes occurs.
-
-    Parameters
-    ----------
-    keys, values : ndarray of int
-        Codes from 0, row by row.
-
-    Returns
-    -------
-    pl.DataFrame
-        Columns ``key``, ``value`` and ``len``, sorted; pairs that do not occur are left out.
-
-    Raises
-    ------
-    ValueError
-        If the lengths differ.
-    """
-    n_values = max(int(values.max(initial=0)) + 1, 1)
-    tally = np.zeros(0, np.int64)
-    codes, counts = [np.zeros(0, np.int64)], [np.zeros(0, np.int64)]
-    few = (int(keys.max(initial=0)) + 1) * n_values <= _AT_ONCE
-    for begin in range(0, keys.size, _AT_ONCE):
-        part = slice(begin, begin + _AT_ONCE)
-        mixed = pair_codes(keys[part], values[part], n_values)
-        if few:
-            here = np.bincount(mixed, minlength=tally.size)
-            here[: tally.size] += tally
-            tally = here
-        else:
-            code, count = np.unique(mixed, return_counts=True)
-            codes.append(code)
-            counts.append(count)
-    seen = np.flatnonzero(tally)
-    code, which = np.unique(np.concatenate([seen, *codes]), return_inverse=True)
-    count = np.bincount(which, weights=np.concatenate([tally[seen], *counts]), minlength=code.size)
-    return pl.DataFrame(
-        {"key": code // n_values, "value": code % n_values, "len": count.astype(np.int64)}
-    )
-
-
-def hex_texts(numbers: npt.NDArray[np.uint64]) -> list[str]:
-    """Write 64-bit integers as 16 hex digits each.
-
-    Parameters
-    ----------
-    numbers : ndarray of uint64
-        Any integers.
-
-    Returns
-    -------
-    list of str
-        As many texts.
-
-    Raises
-    ------
-    TypeError
-        If `numbers` cannot be cast to 64-bit unsigned integers.
-    """
-    digits = numbers.astype(">u8").tobytes().hex()
-    return [digits[at : at + 16] for at in range(0, len(digits), 16)]
-
-
-class Groups:
-    """Rows grouped by a small code, without a loop over rows.
-
-    Parameters
-    ----------
-    codes : ndarray of int64
-        Code of each row, from 0.
-    rows : ndarray of int64, optional
-        The rows to group; all of them if left out.
-    """
-
-    def __init__(self, codes: Ints, rows: Ints | None = None) -> None:
-        if rows is not None:
-            codes = codes[rows]
-        order = np.argsort(codes, kind="stable").astype(np.int32)
-        self.order: Ints = order if rows is None else rows[order].astype(np.int32)
-        self.counts: Ints = np.bincount(codes)
-        self.offsets: Ints = np.concatenate([[0], np.cumsum(self.counts)])
-
-    def rows(self, code: int) -> Ints:
-        """Return the rows with this code, in their order."""
-        if code + 1 >= self.offsets.size:
-            return np.zeros(0, np.int32)
-        return self.order[self.offsets[code] : self.offsets[code + 1]]
 
 
 class Skeleton:
@@ -493,8 +350,8 @@ class Skeleton:
         """Find the first row of each key: columns ``key`` and ``row``, in order of rows."""
         wanted = np.unique(keys.to_numpy())
         rows, found = [np.zeros(0, np.int64)], [np.zeros(0, np.uint64)]
-        for begin in range(0, self.n if wanted.size else 0, _AT_ONCE):
-            here = np.arange(begin, min(begin + _AT_ONCE, self.n))
+        for begin in range(0, self.n if wanted.size else 0, AT_ONCE):
+            here = np.arange(begin, min(begin + AT_ONCE, self.n))
             mine = self.keys(here)
             hit = wanted[np.minimum(np.searchsorted(wanted, mine), wanted.size - 1)] == mine
             rows.append(here[hit])

@@ -6,6 +6,7 @@ import numpy as np
 import polars as pl
 
 from tracelab.structure.boundaries import usual_boundaries
+from tracelab.structure.codes import count_pairs
 from tracelab.structure.fronts import answered_in_front
 from tracelab.structure.pauses import MOST_PAUSED, find_pauses
 from tracelab.structure.skeleton import (
@@ -18,7 +19,6 @@ from tracelab.structure.skeleton import (
     Ints,
     Narrow,
     Skeleton,
-    count_pairs,
 )
 from tracelab.structure.spells import find_spells
 from tracelab.structure.spine import CROSSINGS, take_rows

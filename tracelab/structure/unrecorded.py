@@ -5,17 +5,9 @@ from typing import Final
 import numpy as np
 
 from tracelab.structure.case import MIN_ODDS, Case
+from tracelab.structure.codes import pair_codes
 from tracelab.structure.missing import Missing
-from tracelab.structure.skeleton import (
-    CONSUMER,
-    FAR,
-    SERVER,
-    Bools,
-    Floats,
-    Ints,
-    Skeleton,
-    pair_codes,
-)
+from tracelab.structure.skeleton import CONSUMER, FAR, SERVER, Bools, Floats, Ints, Skeleton
 from tracelab.structure.unanswered import called_astray
 
 _ENOUGH: Final = 50
