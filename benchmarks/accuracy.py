@@ -138,12 +138,21 @@ def judge(found: pl.DataFrame, truth: pl.DataFrame, case: int) -> tuple[pl.DataF
     )
     orphans = (pl.col("kind") == "orphan_span") & (pl.col("kind_found") == "orphan_span")
     by_missing = by_missing.filter(~orphans | pl.col("span_id").is_null())
-    skew = real.filter(pl.col("kind") == "clock_skew").join(
-        found.filter(pl.col("kind") == "clock_skew"),
-        left_on="service_name",
-        right_on="to_service",
-        how="inner",
-        suffix="_found",
+    skewed = real.filter(pl.col("kind") == "clock_skew")
+    skews = found.filter(pl.col("kind") == "clock_skew").sort("confidence", descending=True)
+    # Any row of a service meets any other: one partner for each is enough, all would be squares.
+    skew = pl.concat(
+        one.join(
+            other,
+            left_on="service_name",
+            right_on="to_service",
+            how="inner",
+            suffix="_found",
+        )
+        for one, other in (
+            (skewed, skews.unique("to_service", keep="first", maintain_order=True)),
+            (skewed.unique("service_name", keep="first", maintain_order=True), skews),
+        )
     )
     cycles = real.filter(pl.col("kind") == "parent_cycle").join(
         found.filter(pl.col("kind") == "parent_cycle"), on="trace_id", how="inner", suffix="_found"
