@@ -68,7 +68,7 @@ def main():
     parser.add_argument("--part", type=int, default=10_000_000, help="spans of one export")
     parser.add_argument("--workers", type=int, nargs="+", default=[1, 2])
     parser.add_argument(
-        "--investigate-to", type=int, default=30_000_000, help="largest size that is investigated"
+        "--investigate-to", type=int, default=100_000_000, help="largest size that is investigated"
     )
     parser.add_argument("--folder", type=Path, help="for the store and one part; kept")
     arguments = parser.parse_args()
