@@ -4,7 +4,7 @@ The same rows in any order of files and chunks give the same tables.
 """
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Final
 
 import numpy as np
@@ -303,12 +303,6 @@ def _with_log_exceptions(
         ]
     )
     return together.sort("_order", "event_index", maintain_order=True).drop("_order")
-
-
-@dataclass(frozen=True, slots=True)
-class _Counts:
-    decoded: pl.DataFrame
-    kept: pl.DataFrame
 
 
 def _accounted(

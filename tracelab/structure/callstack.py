@@ -201,9 +201,7 @@ def _goes_on(skeleton: Skeleton, upper: Ints, lower: Ints) -> Bools:
 
     A span that waits for what it called starts nothing else meanwhile, and does not end.
     """
-    asked = np.zeros(skeleton.n, bool)
-    asked[upper] = True
-    children = skeleton.intact[asked[skeleton.parent[skeleton.intact]]]
+    children = skeleton.children_of(upper)
     parent = skeleton.parent[children]
     local = skeleton.process[children] == skeleton.process[parent]
     started = pl.DataFrame({"upper": parent[local], "child": children[local]})

@@ -218,7 +218,7 @@ class _Pauses:
 def _server_gaps(skeleton: Skeleton, caller_class: int) -> Ints:
     """How long the servers outlast the calls of a class."""
     rows = skeleton.by_class.rows(caller_class)
-    servers = skeleton.intact[np.isin(skeleton.parent[skeleton.intact], rows)]
+    servers = skeleton.children_of(rows)
     gaps: Ints = skeleton.end[servers] - skeleton.end[skeleton.parent[servers]]
     return gaps
 

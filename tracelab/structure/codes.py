@@ -1,5 +1,6 @@
 """Small codes and hashes: mixed, paired, counted, grouped and written, without a loop over rows."""
 
+from collections.abc import Iterator
 from typing import Any, Final
 
 import numpy as np
@@ -11,6 +12,30 @@ Words = npt.NDArray[np.uint64]
 
 AT_ONCE: Final = 4_000_000
 """Rows that are mixed or counted at a time, so that what stands beside the capture is small."""
+
+
+def slices(size: int, step: int = AT_ONCE) -> Iterator[slice]:
+    """Part rows into slices that are looked at one after the other.
+
+    Parameters
+    ----------
+    size : int
+        Rows.
+    step : int
+        Rows of a slice.
+
+    Yields
+    ------
+    slice
+        All rows, in order; one empty slice where there are none.
+
+    Raises
+    ------
+    ValueError
+        If `step` is 0.
+    """
+    for begin in range(0, max(size, 1), step):
+        yield slice(begin, min(begin + step, size))
 
 
 def mix64(values: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
@@ -86,8 +111,7 @@ def count_pairs(keys: Ints, values: Ints) -> pl.DataFrame:
     tally = np.zeros(0, np.int64)
     codes, counts = [np.zeros(0, np.int64)], [np.zeros(0, np.int64)]
     few = (int(keys.max(initial=0)) + 1) * n_values <= AT_ONCE
-    for begin in range(0, keys.size, AT_ONCE):
-        part = slice(begin, begin + AT_ONCE)
+    for part in slices(keys.size):
         mixed = pair_codes(keys[part], values[part], n_values)
         if few:
             here = np.bincount(mixed, minlength=tally.size)

@@ -9,7 +9,7 @@ from typing import Final
 import numpy as np
 import polars as pl
 
-from tracelab.structure.codes import pair_codes
+from tracelab.structure.codes import pair_codes, slices
 from tracelab.structure.conflicts import where_ids_change
 from tracelab.structure.skeleton import FAR, Ints, Skeleton
 
@@ -37,9 +37,6 @@ HOARD: Final = 5
 
 _TOLERANCE_NS: Final = 100_000
 _TICK_NS: Final = 1_000_000
-_AT_ONCE: Final = 4_000_000
-"""Calls that are looked at in one go: what stands beside the capture meanwhile is small."""
-
 _SAMPLE: Final = 200_000
 """Calls from which it is learnt who does one thing at a time."""
 
@@ -163,7 +160,7 @@ def find_places(skeleton: Skeleton) -> pl.DataFrame:
     near = ~FAR[skeleton.crossing[rows]] & skeleton.timed[rows] & skeleton.timed[parent]
     rows = rows[near & (rows != parent)]
     del parent, near
-    parts = [rows[at : at + _AT_ONCE] for at in range(0, max(rows.size, 1), _AT_ONCE)]
+    parts = [rows[part] for part in slices(rows.size)]
     look = _Look(skeleton, rows)
     # Twice, since what is usual of a kind of call is known when all have been seen.
     seen = pl.concat([look.at(part).pipe(_counts) for part in parts]).pipe(_summed)

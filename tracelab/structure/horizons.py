@@ -15,6 +15,8 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
+from tracelab.structure.codes import slices
+
 Numbers = npt.NDArray[np.int64]
 
 AT_ONCE_NS: Final = 6_000_000_000
@@ -44,9 +46,6 @@ _SHORT: Final = 20
 _EDGES: Final = 3
 """Most silences that may be edges: before, behind, and one between two captures. What falls
 silent oftener does so by habit."""
-
-_AT_ONCE: Final = 1 << 20
-"""Rows that are looked at together (bounded memory)."""
 
 _MOST: Final = 0.5
 """Share, by pace, of the processes that are still heard, from which on their common silence is the
@@ -78,6 +77,8 @@ class Horizons:
 
 
 def find_horizons(
+    lives: pl.DataFrame,
+    *,
     process: npt.NDArray[np.integer[Any]],
     trace: npt.NDArray[np.integer[Any]],
     end: Numbers,
@@ -88,6 +89,8 @@ def find_horizons(
 
     Parameters
     ----------
+    lives : pl.DataFrame
+        First and last end, and number of spans, of each process that has times.
     process, trace : ndarray of int
         Codes from 0, row by row.
     end : ndarray of int64
@@ -108,7 +111,6 @@ def find_horizons(
         Never.
     """
     n = len(services)
-    lives = _lives(process, end, timed)
     if not lives.height:
         nothing = np.zeros(n, np.int64)
         return Horizons(nothing, nothing, nothing, {})
@@ -148,20 +150,6 @@ def find_horizons(
     return Horizons(low, high, related, again)
 
 
-def _lives(
-    process: npt.NDArray[np.integer[Any]], end: Numbers, timed: npt.NDArray[np.bool_]
-) -> pl.DataFrame:
-    """First and last end, and number of spans, of each process that has times."""
-    table = pl.DataFrame({"process": process, "end": end, "timed": timed}).lazy()
-    return (
-        table.filter("timed")
-        .group_by("process")
-        .agg(first=pl.col("end").min(), last=pl.col("end").max(), spans=pl.len())
-        .sort("process")
-        .collect()
-    )
-
-
 def _related(
     process: npt.NDArray[np.integer[Any]],
     trace: npt.NDArray[np.integer[Any]],
@@ -173,8 +161,7 @@ def _related(
     met[trace] = process
     codes = [
         pl.Series(met[trace[part]].astype(np.int64) * n + process[part]).unique().to_numpy()
-        for at in range(0, process.size, _AT_ONCE)
-        for part in [slice(at, at + _AT_ONCE)]
+        for part in slices(process.size)
     ]
     shared = np.unique(np.concatenate(codes))
     every = pl.DataFrame({"process": np.arange(n), "service": services})
@@ -229,8 +216,7 @@ def _seconds(
         pl.DataFrame({"group": group[part], "step": (end[part] - origin) // _STEP_NS})
         .filter(pl.Series(timed[part]))
         .unique()
-        for at in range(0, end.size, _AT_ONCE)
-        for part in [slice(at, at + _AT_ONCE)]
+        for part in slices(end.size)
     ]
     return pl.concat(parts).unique().sort("group", "step")
 

@@ -1,13 +1,11 @@
-"""When processes lived, fell silent, or lost spans in bursts."""
+"""When processes lived and fell silent."""
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
 import polars as pl
 
-from tracelab.structure.gaps import distinct_entries, ends_of
 from tracelab.structure.missing import Missing, edges_around
 from tracelab.structure.skeleton import Bools, Ints, Skeleton
 
@@ -117,29 +115,6 @@ def find_lifetimes(skeleton: Skeleton, missing: Missing) -> Lifetimes:
     return Lifetimes(first, last, exited, replaced, arrived)
 
 
-_LIVES: Final = pl.Schema(
-    dict.fromkeys(("process", "service", "start", "first", "last", "spans"), pl.Int64)
-)
-
-
-def _lives(skeleton: Skeleton) -> Iterator[tuple[int, int, int, int, int, int]]:
-    """Tell of each process its service, first start, first and last end, and number of spans."""
-    for process in range(skeleton.processes.height):
-        rows = skeleton.by_process.rows(process)
-        rows = rows[skeleton.timed[rows]]
-        if rows.size:
-            end = skeleton.end[rows]
-            first = int(rows[0])
-            yield (
-                process,
-                int(skeleton.service[first]),
-                int(skeleton.start[first]),
-                int(end.min()),
-                int(end.max()),
-                rows.size,
-            )
-
-
 def process_table(skeleton: Skeleton) -> pl.DataFrame:
     """Tell when each process began and ended its spans, and whether it went away.
 
@@ -159,7 +134,7 @@ def process_table(skeleton: Skeleton) -> pl.DataFrame:
     ValueError
         Never.
     """
-    table = pl.DataFrame(_lives(skeleton), schema=_LIVES, orient="row")
+    table = skeleton.lives
     if not table.height:
         return table.with_columns(
             exited=pl.lit(value=False),
@@ -196,65 +171,3 @@ def process_table(skeleton: Skeleton) -> pl.DataFrame:
         )
         .drop("gone", "host", "quiet", "_successor")
     )
-
-
-def bursts_of_loss(skeleton: Skeleton, missing: Missing) -> Bools:
-    """Tell which missing spans fall into a short time in which their process lost many.
-
-    Losses without a pattern are spread over a process's spans evenly. A burst is a run of its
-    ends, missing ones among them, in which far more are missing than the process's own share
-    lets expect, and not all of one operation.
-
-    Parameters
-    ----------
-    skeleton : Skeleton
-        The capture.
-    missing : Missing
-        What is missing.
-
-    Returns
-    -------
-    ndarray of bool
-        Entry by entry of `missing`.
-
-    Raises
-    ------
-    ValueError
-        Never.
-    """
-    found = np.zeros(missing.row.size, bool)
-    for process in np.unique(missing.process[missing.process >= 0]):
-        mine = np.flatnonzero(missing.process == process)
-        once = np.isin(mine, distinct_entries(skeleton, missing, mine))
-        if once.sum() < 4:
-            continue
-        when = (missing.end_low[mine] + missing.end_high[mine]) // 2
-        ends = ends_of(skeleton, int(process))
-        unusual = _crowded(ends, np.sort(when[once]), when)
-        ops = skeleton.op[missing.row[mine]]
-        varied = _varied(when, ops)
-        found[mine[unusual & varied]] = True
-    return found
-
-
-def _crowded(ends: Ints, lost: Ints, when: Ints) -> Bools:
-    """Whether many more spans are missing around each moment than over the process's life."""
-    share = lost.size / max(lost.size + ends.size, 1)
-    place = np.searchsorted(ends, when)
-    low = ends[np.clip(place - 20, 0, max(ends.size - 1, 0))] if ends.size else when
-    high = ends[np.clip(place + 20, 0, max(ends.size - 1, 0))] if ends.size else when
-    near = np.searchsorted(lost, high, side="right") - np.searchsorted(lost, low, side="left")
-    expected = share * (near + 40)
-    crowded: Bools = (near >= 3) & (near > 3 * expected + 4 * np.sqrt(expected))
-    return crowded
-
-
-def _varied(when: Ints, ops: Ints) -> Bools:
-    """Whether the losses next in time are of more than one operation."""
-    order = np.argsort(when, kind="stable")
-    sorted_ops = ops[order]
-    varied = np.zeros(when.size, bool)
-    for shift in (-3, -2, -1, 1, 2, 3):
-        other = np.roll(sorted_ops, shift)
-        varied[order] |= other != sorted_ops
-    return varied

@@ -11,7 +11,7 @@ import numpy as np
 import polars as pl
 
 from tracelab.structure.callstack import USUALLY, is_above
-from tracelab.structure.skeleton import CLIENT, SERVER, Bools, Floats, Ints, Skeleton
+from tracelab.structure.skeleton import CLIENT, SERVER, Floats, Ints, Skeleton
 
 _TOLERANCE_NS: Final = 100_000
 """One host has one clock; it is read by two programs."""
@@ -90,7 +90,7 @@ def _enclosing(
     )["host_name"].to_numpy()
     rows = skeleton.rows_in(skeleton.trace[found[asked]])
     rows = rows[(skeleton.kind[rows] == kind) & skeleton.timed[rows]]
-    rows = rows[~calls_afar(skeleton, rows)]
+    rows = rows[~skeleton.calls_afar[rows]]
     spans = pl.DataFrame(
         {"trace": skeleton.trace[rows], "host": hosts[skeleton.process[rows]], "row": rows}
     )
@@ -118,33 +118,3 @@ def _enclosing(
             "slack": np.maximum(before, 0)[keep] + np.maximum(after, 0)[keep],
         }
     )
-
-
-def calls_afar(skeleton: Skeleton, rows: Ints) -> Bools:
-    """Tell which rows have a child in another process.
-
-    Parameters
-    ----------
-    skeleton : Skeleton
-        The capture.
-    rows : ndarray of int64
-        Rows asked about.
-
-    Returns
-    -------
-    ndarray of bool
-        Row by row.
-
-    Raises
-    ------
-    IndexError
-        If a row does not exist.
-    """
-    asked = np.zeros(skeleton.n, bool)
-    asked[rows] = True
-    children = skeleton.intact[asked[skeleton.parent[skeleton.intact]]]
-    parent = skeleton.parent[children]
-    afar = np.zeros(skeleton.n, bool)
-    afar[parent[skeleton.process[children] != skeleton.process[parent]]] = True
-    found: Bools = afar[rows]
-    return found

@@ -1,6 +1,6 @@
 """Spines of all buckets stacked, sorted by time, as arrays; and what verdicts become."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from functools import cached_property
 from typing import Any, Final
 
@@ -9,7 +9,7 @@ import numpy.typing as npt
 import polars as pl
 
 from tracelab import schema
-from tracelab.structure.codes import AT_ONCE, Groups, Words, hex_texts, mix64
+from tracelab.structure.codes import Groups, Words, hex_texts, mix64, slices
 from tracelab.structure.codes import Ints as Ints
 from tracelab.structure.horizons import Horizons, find_horizons
 from tracelab.structure.spine import (
@@ -31,6 +31,12 @@ UNSPECIFIED, INTERNAL, SERVER, CLIENT, PRODUCER, CONSUMER = range(6)
 
 FAR: Final = np.array([word in ("network", "process", "queue") for word, _ in CROSSINGS])
 """Whether a crossing leaves the process, by code."""
+
+LIVES: Final = pl.Schema(
+    dict.fromkeys(("process", "service", "start", "first", "last", "spans"), pl.Int64)
+)
+"""A process, its service, its first start, the first and the last end of its spans, and how many
+there are."""
 
 VERDICTS: Final = pl.Schema(
     {  # type: ignore[arg-type]
@@ -256,8 +262,33 @@ class Skeleton:
     def horizons(self) -> Horizons:
         """Edges of the capture that each process was heard in."""
         return find_horizons(
-            self.process, self.trace, self.end, self.timed, self.processes["service_name"]
+            self.lives,
+            process=self.process,
+            trace=self.trace,
+            end=self.end,
+            timed=self.timed,
+            services=self.processes["service_name"],
         )
+
+    @cached_property
+    def lives(self) -> pl.DataFrame:
+        """When each process that has times was heard: columns of LIVES, in order of process."""
+        return pl.DataFrame(self._lives(), schema=LIVES, orient="row")
+
+    def _lives(self) -> Iterator[tuple[int, ...]]:
+        for process in range(self.processes.height):
+            rows = self.by_process.rows(process)
+            rows = rows[self.timed[rows]]
+            if rows.size:
+                end, first = self.end[rows], int(rows[0])
+                yield (
+                    process,
+                    int(self.service[first]),
+                    int(self.start[first]),
+                    int(end.min()),
+                    int(end.max()),
+                    rows.size,
+                )
 
     @cached_property
     def roots(self) -> Ints:
@@ -315,6 +346,22 @@ class Skeleton:
         return served
 
     @cached_property
+    def calls_afar(self) -> Bools:
+        """Whether a row has a child in another process."""
+        rows = self.intact
+        parent = self.parent[rows]
+        afar = np.zeros(self.n, dtype=bool)
+        afar[parent[self.process[rows] != self.process[parent]]] = True
+        return afar
+
+    def children_of(self, rows: Ints) -> Ints:
+        """Return the children of some rows, in order."""
+        asked = np.zeros(self.n, dtype=bool)
+        asked[rows] = True
+        children: Ints = self.intact[asked[self.parent[self.intact]]]
+        return children
+
+    @cached_property
     def top(self) -> Ints:
         """Topmost ancestor of each row (some member of the cycle, on and below cycles)."""
         active = np.arange(self.n, dtype=np.int32)
@@ -350,8 +397,10 @@ class Skeleton:
         """Find the first row of each key: columns ``key`` and ``row``, in order of rows."""
         wanted = np.unique(keys.to_numpy())
         rows, found = [np.zeros(0, np.int64)], [np.zeros(0, np.uint64)]
-        for begin in range(0, self.n if wanted.size else 0, AT_ONCE):
-            here = np.arange(begin, min(begin + AT_ONCE, self.n))
+        for part in slices(self.n if wanted.size else 0):
+            here = np.arange(part.start, part.stop)
+            if not here.size:
+                break
             mine = self.keys(here)
             hit = wanted[np.minimum(np.searchsorted(wanted, mine), wanted.size - 1)] == mine
             rows.append(here[hit])
