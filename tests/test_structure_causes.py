@@ -635,6 +635,15 @@ def test_equal_values_part_nothing():
     assert separation(np.zeros(40, np.uint64), np.arange(40) < 20) == 0.5
 
 
+def test_peers_that_only_a_url_tells_are_kept_apart():
+    capture = Capture()
+    for number, peer in enumerate(("stock:80/items", "prices:80/list", "stock:80/items"), start=1):
+        url = f'{{"url.full":"http://{peer}"}}'
+        capture.span(1, number, name="GET", kind="CLIENT", start=number, attributes=url)
+    first, second, third = Skeleton([build_spine(capture.traces())]).caller_class.tolist()
+    assert first == third != second
+
+
 def test_nothing_is_called_detached_without_roots():
     skeleton = Skeleton([build_spine(Capture().span(1, 1, 2).traces())])
     assert find_detached_roots(skeleton).found.height == 0

@@ -121,8 +121,8 @@ def _differs(skeleton: Skeleton, name: str, parents: Ints, children: Ints) -> In
 
 
 def _calls_loopback(skeleton: Skeleton) -> Bools:
-    loopback = skeleton.peers["server_address"].str.contains(LOOPBACK).to_numpy()
-    near: Bools = np.append(loopback, [False])[skeleton.column("peer")]
+    loopback = skeleton.peers["server_address"].str.contains(LOOPBACK).fill_null(value=False)
+    near: Bools = loopback.to_numpy()[skeleton.column("peer")]
     return near
 
 

@@ -46,7 +46,8 @@ class Peers:
 
     def __init__(self, skeleton: Skeleton) -> None:
         self._skeleton = skeleton
-        self._address = dict(enumerate(skeleton.peers["server_address"]))
+        addresses = skeleton.peers["server_address"]
+        self._address = {code: text for code, text in enumerate(addresses) if text is not None}
         self._names = skeleton.ops["name"].fill_null("").to_list()
         self._services = [_words(name) for name in skeleton.services]
         self._hosts = _hosts(skeleton)

@@ -309,7 +309,7 @@ class Skeleton:
     def caller_class(self) -> Ints:
         """Operation of each row, told apart by peer address where it calls out."""
         calls = (self.kind == CLIENT) | (self.kind == PRODUCER)
-        peers = self.peers.height + 2
+        peers = self.peers.height + 1
         mixed = self.op.astype(np.int64) * peers
         mixed[calls] += 1 + self.column("peer")[calls]
         known = np.unique(mixed)

@@ -111,7 +111,8 @@ class Spine:
     spans : pl.DataFrame
         Columns of SPINE, one row per span.
     traces, ops, processes, peers, odd_ids : pl.DataFrame
-        Columns of TRACES, OPS, PROCESSES, PEERS; texts of ids that are no hex numbers.
+        Columns of TRACES, OPS, PROCESSES, PEERS; texts of ids that are no hex numbers. A peer
+        that only its URL tells has no address.
     """
 
     spans: pl.DataFrame
@@ -464,7 +465,7 @@ def build_spine(traces: TraceSet) -> Spine:
         traces=ids,
         ops=_dictionary(spans, spine, "op", OPS),
         processes=_dictionary(spans, spine, "process", PROCESSES),
-        peers=_dictionary(spans, spine, "peer", PEERS).drop_nulls(),
+        peers=_dictionary(spans, spine, "peer", PEERS),
         odd_ids=_odd_ids(spans, spine),
     )
 

@@ -43,8 +43,8 @@ class Stacked:
     ----------
     columns : dict of str to ndarray
         By name of SPINE's columns but ``key``, in order of time; ``trace``, ``op``, ``process``
-        and ``peer`` are rows of the dictionaries (a peer without an address is one past the
-        last); ``timed`` is False where a span has no time at all, which then is 0.
+        and ``peer`` are rows of the dictionaries; ``timed`` is False where a span has no time at
+        all, which then is 0.
     traces, ops, processes, peers, odd_ids : pl.DataFrame
         Columns of TRACES, OPS, PROCESSES, PEERS and ODD_IDS, sorted.
     """
@@ -185,7 +185,7 @@ def rearrange(columns: dict[str, Array], rows: Ints) -> dict[str, Array]:
 
 
 def find_codes(hashes: Array, dictionary: Array) -> Ints:
-    """Find the row of each hash in a small dictionary; one past its last where it is not there.
+    """Find the row of each hash in a small dictionary that holds them all.
 
     Parameters
     ----------
@@ -199,16 +199,12 @@ def find_codes(hashes: Array, dictionary: Array) -> Ints:
 
     Raises
     ------
-    TypeError
-        If the two cannot be compared.
+    IndexError
+        If a hash is larger than any in the dictionary.
     """
     order = np.argsort(dictionary)
     ordered = dictionary[order]
-    place = np.minimum(np.searchsorted(ordered, hashes), max(len(dictionary) - 1, 0))
-    if not len(dictionary):
-        return np.zeros(len(hashes), np.int32)
-    found = np.where(ordered[place] == hashes, order[place], len(dictionary))
-    return found.astype(np.int32)
+    return order[np.searchsorted(ordered, hashes)].astype(np.int32)
 
 
 def _take_times(frames: list[dict[str, pl.Series]]) -> Iterable[tuple[str, Array]]:
@@ -248,6 +244,6 @@ def _merge(tables: list[pl.DataFrame], columns: pl.Schema) -> pl.DataFrame:
     code = columns.names()[0]
     return (
         pl.concat([pl.DataFrame(schema=columns), *tables])
-        .sort([*columns.names()[1:], code])
+        .sort([*columns.names()[1:], code], nulls_last=True)
         .unique(code, keep="first", maintain_order=True)
     )
