@@ -233,11 +233,11 @@ def find_truncated_values(skeleton: Skeleton, measured: list[ValueLengths]) -> p
             confidence="sure",
             evidence=pl.concat_list(
                 pl.format(
-                    "{}: {} of this service at exactly {} characters, none is longer",
+                    "{}: {} at exactly {} characters, none is longer",
                     "names",
                     pl.when(pl.col("count") == 1)
-                    .then(pl.lit("1 value ends"))
-                    .otherwise(pl.format("{} values end", "count")),
+                    .then(pl.lit("1 value of this service ends"))
+                    .otherwise(pl.format("{} values of this service end", "count")),
                     "length",
                 ),
                 pl.when("severed").then(pl.lit("stack traces break off within a frame")),
