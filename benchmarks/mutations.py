@@ -10,7 +10,7 @@ import re
 import struct
 from typing import NamedTuple
 
-from exports import as_json, log_request, metric_request
+from exports import as_json, log_request, metric_request, spoil
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
 START = 1_700_000_000_000_000_000
@@ -127,23 +127,9 @@ def requests_by_chance(rng, n, *, traces_only=False):
 def spoil_bytes(rng, data, *, places=4):
     """Change one to `places` places, whatever stands there."""
     for _ in range(rng.randint(1, places)):
-        place = int(rng.random() * len(data))
+        where = rng.random()
         noise = rng.randbytes(rng.choice((1, 1, 1, 2, 4, 8, 24)))
-        size = len(noise)
-        head, tail = data[:place], data[place:]
-        match rng.choice(BYTE_KINDS):
-            case "flip":
-                data = head + noise + tail[size:]
-            case "cut":
-                data = head or data
-            case "drop":
-                data = head + tail[size * 3 :]
-            case "insert":
-                data = head + noise + tail
-            case "repeat":
-                data = head + tail[: size * 9] + tail
-            case "zero":
-                data = head + bytes(size * 2) + tail[size:]
+        data = spoil(data, where, rng.choice(BYTE_KINDS), noise, zeros=2)
     return data
 
 

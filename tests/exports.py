@@ -204,3 +204,24 @@ requests = st.lists(
     max_size=5,
 )
 """Lists of trace requests, often with spans that share ids, sometimes equal ones."""
+
+
+def spoil(data, where, kind, noise, *, zeros=40):
+    """Change bytes at a place that is told as a share of their number."""
+    place = int(where * len(data))
+    size = len(noise)
+    head, tail = data[:place], data[place:]
+    match kind:
+        case "flip":
+            data = head + noise + tail[size:]
+        case "cut":
+            data = head or data
+        case "drop":
+            data = head + tail[size * 3 :]
+        case "insert":
+            data = head + noise + tail
+        case "repeat":
+            data = head + tail[: size * 9] + tail
+        case "zero":
+            data = head + bytes(size * zeros) + tail[size:]
+    return data

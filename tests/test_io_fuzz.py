@@ -17,6 +17,7 @@ from exports import (
     log_request,
     metric_request,
     requests,
+    spoil,
     trace_request,
 )
 from hypothesis import HealthCheck, example, given, settings
@@ -112,22 +113,7 @@ def mutations(draw):
 
 def apply(data, changes):
     for where, kind, noise in changes:
-        place = int(where * len(data))
-        size = len(noise)
-        head, tail = data[:place], data[place:]
-        match kind:
-            case "flip":
-                data = head + noise + tail[size:]
-            case "cut":
-                data = head or data
-            case "drop":
-                data = head + tail[size * 3 :]
-            case "insert":
-                data = head + noise + tail
-            case "repeat":
-                data = head + tail[: size * 9] + tail
-            case "zero":
-                data = head + bytes(size * 40) + tail[size:]
+        data = spoil(data, where, kind, noise)
     return data
 
 
