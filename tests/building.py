@@ -58,6 +58,29 @@ class Capture:
         self.spans.append({**row, **self.defaults, **columns})
         return self
 
+    def call(
+        self, trace: int, *, start: float, code: int, served: bool, **server: Any
+    ) -> "Capture":
+        """Add a request to `a`, its call to `b`, and, if `served`, what `b` recorded of it."""
+        self.span(trace, 1, start=start, duration=20, kind="SERVER", name="GET /", service="a")
+        self.span(
+            trace,
+            2,
+            1,
+            start=start + 2,
+            duration=12,
+            kind="CLIENT",
+            name="GET",
+            service="a",
+            http_response_status_code=code,
+            status_code="ERROR" if code >= 400 else "UNSET",
+            parent_is_remote=False,
+        )
+        if served:
+            answer = {"kind": "SERVER", "service": "b", "parent_is_remote": True, **server}
+            self.span(trace, 3, 2, start=start + 3, duration=10, name="GET /b", **answer)
+        return self
+
     def link(self, trace: int, span: int, to_trace: int, to_span: int) -> "Capture":
         self.links.append(
             {

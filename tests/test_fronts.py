@@ -11,33 +11,7 @@ def responses(fates: list[tuple[int, bool]]) -> Capture:
     """Calls from a to b, one in 100 ms: the response code, and whether b has a span of it."""
     capture = Capture()
     for number, (code, served) in enumerate(fates, start=1):
-        at = number * 100
-        capture.span(number, 1, start=at, duration=20, kind="SERVER", name="GET /", service="a")
-        capture.span(
-            number,
-            2,
-            1,
-            start=at + 2,
-            duration=12,
-            kind="CLIENT",
-            name="GET",
-            service="a",
-            http_response_status_code=code,
-            status_code="ERROR" if code >= 400 else "UNSET",
-            parent_is_remote=False,
-        )
-        if served:
-            capture.span(
-                number,
-                3,
-                2,
-                start=at + 3,
-                duration=10,
-                kind="SERVER",
-                name="GET /b",
-                service="b",
-                parent_is_remote=True,
-            )
+        capture.call(number, start=number * 100, code=code, served=served)
     return capture
 
 

@@ -103,35 +103,15 @@ def fates(letters: str, *, gap: float = 100.0) -> Capture:
     """Calls from a to b: a digit names the process that answered, - left no span, x met a 502."""
     capture = Capture()
     for number, fate in enumerate(letters, start=1):
-        at = number * gap
         code = 502 if fate == "x" else 200
-        capture.span(number, 1, start=at, duration=20, kind="SERVER", name="GET /", service="a")
-        capture.span(
+        instance = f"b-{fate}"
+        capture.call(
             number,
-            2,
-            1,
-            start=at + 2,
-            duration=12,
-            kind="CLIENT",
-            name="GET",
-            service="a",
-            http_response_status_code=code,
-            status_code="ERROR" if code == 502 else "UNSET",
-            **LOCAL,
+            start=number * gap,
+            code=code,
+            served=fate.isdigit(),
+            service_instance_id=instance,
         )
-        if fate.isdigit():
-            capture.span(
-                number,
-                3,
-                2,
-                start=at + 3,
-                duration=10,
-                kind="SERVER",
-                name="GET /b",
-                service="b",
-                service_instance_id=f"b-{fate}",
-                parent_is_remote=True,
-            )
     return capture
 
 
