@@ -94,6 +94,13 @@ def verdicts(table: pl.DataFrame) -> pl.DataFrame:
     return schema.conform(known, VERDICTS)
 
 
+_GIVEN: Final = frozenset(
+    ("_columns", "_ahead", "traces", "odd_ids", "ops", "processes", "peers", "services")
+    + ("op_kind", "op_service")
+)
+"""Attributes of a skeleton from which its others follow."""
+
+
 class Skeleton:
     """All spans of a capture as arrays in order of time.
 
@@ -193,7 +200,8 @@ class Skeleton:
         self._columns["process"] = process
         self.processes = take_rows(self.processes, pl.Series(home))
         self._ahead = self._ahead[home]
-        self._keep(np.arange(self.n))
+        self._forget()
+        self._spread()
 
     def drop_copies(self) -> None:
         """Let each id stand on one span only: the earliest.
@@ -216,24 +224,16 @@ class Skeleton:
         self._keep(np.flatnonzero(once))
 
     def _keep(self, rows: Ints) -> None:
-        """Keep some rows, in a new order, and forget what followed from the old one."""
+        """Keep some rows, in a new order."""
         columns = self._columns
-        kept = (
-            "_columns",
-            "_ahead",
-            "traces",
-            "odd_ids",
-            "ops",
-            "processes",
-            "peers",
-            "services",
-            "op_kind",
-            "op_service",
-        )
-        for name in [name for name in vars(self) if name not in kept]:
-            del self.__dict__[name]
+        self._forget()
         self._columns = rearrange(columns, rows)
         self._spread()
+
+    def _forget(self) -> None:
+        """Let go of all that follows from the columns, the names of columns included."""
+        for name in [name for name in vars(self) if name not in _GIVEN]:
+            del self.__dict__[name]
 
     @cached_property
     def kind(self) -> Ints:
