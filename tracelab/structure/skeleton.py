@@ -95,8 +95,10 @@ def verdicts(table: pl.DataFrame) -> pl.DataFrame:
 
 
 _GIVEN: Final = frozenset(
-    ("_columns", "_ahead", "traces", "odd_ids", "ops", "processes", "peers", "services")
-    + ("op_kind", "op_service")
+    {
+        *("_columns", "_ahead", "traces", "odd_ids", "ops", "processes", "peers", "services"),
+        *("op_kind", "op_service"),
+    }
 )
 """Attributes of a skeleton from which its others follow."""
 
