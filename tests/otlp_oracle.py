@@ -171,7 +171,7 @@ def _integer(value):
         number = int(str(value).strip().removesuffix(".0"))
     except ValueError:
         return None
-    return number if abs(number) <= INT64_MAX else None
+    return number if -INT64_MAX - 1 <= number <= INT64_MAX else None
 
 
 def _text(value):
