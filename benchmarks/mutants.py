@@ -62,6 +62,7 @@ KINDS = {
 
 MUTANTS = 1000
 FEWER = {"folder": 200, "alone": 50}
+_BOM = b"\xef\xbb\xbf"
 HANG_S = 5.0
 """Most seconds of CPU for a mutant. A batch that takes more is read again by halves."""
 _BATCH_S = 120.0
@@ -130,7 +131,10 @@ class Judge:
         messages = []
         for number in only:
             rng.seed(states[number])
-            messages.append(seeds.mutant(rng, whole=0.8) or b"{}")
+            message = seeds.mutant(rng, whole=0.8)
+            while message.startswith(_BOM):  # taken off before a message is decoded
+                message = message[len(_BOM) :]
+            messages.append(message or b"{}")
         return compare(messages, encoding)
 
     def _store(self, number):

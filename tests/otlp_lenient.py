@@ -6,7 +6,6 @@ message, leaf by leaf. JSON: the standard library's parser, and OTLP's mapping f
 """
 
 import base64
-import binascii
 import json
 import math
 import re
@@ -162,7 +161,10 @@ def _varint(data, place, end):
         value |= (data[place] & 0x7F) << (7 * count)
         place += 1
         if data[place - 1] < 0x80:
-            return value, place
+            return (
+                value & 0xFFFFFFFFFFFFFFFF,
+                place,
+            )  # as decoders do: what exceeds 64 bits is dropped
     return None
 
 
@@ -205,23 +207,32 @@ def saved_request(message):
 
 
 def _save_owner(owner, message, start, stop):
-    lost = 0
+    """Save a resource and its groups; parts that stand twice are laid end to end, as on the wire.
+
+    `MergeFrom` is not the same: there an empty text does not replace one that came before.
+    """
+    lost, resources = 0, []
     for number, kind, begin, end, whole in _fields(message, start, stop):
         if kind != 2:
             continue
         if number == 2:
             lost += _save_group(owner.scope_spans.add(), message, begin, end)
         elif number == 1 and whole:
-            resource = _part("resource.v1.Resource", message[begin:end])
-            if resource is not None:
-                owner.resource.MergeFrom(resource)
+            resources.append(message[begin:end])
         elif number == 3 and whole:
             owner.schema_url = message[begin:end]
+    _lay_end_to_end(owner.resource, "resource.v1.Resource", resources)
     return lost
 
 
+def _lay_end_to_end(made, name, contents):
+    readable = [content for content in contents if _part(name, content) is not None]
+    if readable:
+        made.CopyFrom(_part(name, b"".join(readable)))
+
+
 def _save_group(group, message, start, stop):
-    lost = 0
+    lost, scopes = 0, []
     for number, kind, begin, end, whole in _fields(message, start, stop):
         if number == 2 and kind == 2 and not whole:
             lost += 1
@@ -234,11 +245,10 @@ def _save_group(group, message, start, stop):
             else:
                 group.spans.append(span)
         elif number == 1:
-            scope = _part("common.v1.InstrumentationScope", message[begin:end])
-            if scope is not None:
-                group.scope.MergeFrom(scope)
+            scopes.append(message[begin:end])
         elif number == 3:
             group.schema_url = message[begin:end]
+    _lay_end_to_end(group.scope, "common.v1.InstrumentationScope", scopes)
     return lost
 
 
@@ -406,7 +416,7 @@ def _id(part, size):
     if len(part) != 2 * size and len(part) == 4 * -(-size // 3):
         try:
             decoded = base64.b64decode(part, validate=True)
-        except binascii.Error:
+        except ValueError:
             return part
         if len(decoded) == size:
             return decoded
@@ -421,7 +431,7 @@ def _bytes(part):
     plain = part.replace("-", "+").replace("_", "/").rstrip("=")
     try:
         return base64.b64decode(plain + "=" * (-len(plain) % 4), validate=True)
-    except (binascii.Error, ValueError):
+    except ValueError:
         raise RefusedError from None
 
 

@@ -69,7 +69,7 @@ def read_varint(data: bytes, position: int, end: int) -> tuple[int, int]:
     Returns
     -------
     value, position : int
-        The number and the place behind it.
+        The number, of which bits beyond the 64th are dropped, and the place behind it.
 
     Raises
     ------
@@ -83,7 +83,7 @@ def read_varint(data: bytes, position: int, end: int) -> tuple[int, int]:
         position += 1
         value |= (byte & 0x7F) << shift
         if byte < 0x80:
-            return value, position
+            return value & 0xFFFFFFFFFFFFFFFF, position
         shift += 7
         if shift > 63:
             raise WireError(start, "a number of more than ten bytes")
