@@ -7,7 +7,6 @@ specification: camelCase, hex ids, integer enums, 64-bit integers as decimal str
 """
 
 import base64
-import binascii
 import json
 import math
 import re
@@ -338,7 +337,7 @@ def _id(part: str, size: int) -> str:
     if len(part) != 2 * size and len(part) == 4 * -(-size // 3):
         try:
             decoded = base64.b64decode(part, validate=True)
-        except binascii.Error:
+        except ValueError:
             return part
         if len(decoded) == size:
             return decoded.hex()
@@ -351,7 +350,7 @@ def _bytes(part: Any) -> str:
     plain = part.replace("-", "+").replace("_", "/").rstrip("=")
     try:
         decoded = base64.b64decode(plain + "=" * (-len(plain) % 4), validate=True)
-    except binascii.Error:
+    except ValueError:
         raise ValueError("not base64") from None
     return base64.b64encode(decoded).decode()
 

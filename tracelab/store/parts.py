@@ -43,6 +43,21 @@ STORED: Final[dict[str, pl.Schema]] = {
 }
 """Tables of a batch and their columns, `BUCKET` aside."""
 
+
+def _plainly(kind: pa.DataType) -> str:
+    """Name an Arrow type; texts and lists of both sizes, and their items, are alike."""
+    if pa.types.is_list(kind) or pa.types.is_large_list(kind):
+        return f"list of {_plainly(kind.value_type)}"
+    return str(kind).removeprefix("large_")
+
+
+_TYPES: Final[dict[str, dict[str, str]]] = {
+    table: {
+        field.name: _plainly(field.type)
+        for field in pl.DataFrame(schema={**columns, BUCKET: pl.UInt16()}).to_arrow().schema
+    }
+    for table, columns in STORED.items()
+}
 _BY_TRACE: Final = ("spans", "events", "links", "logs")
 _MIN_GROUP: Final = 8192
 """Least rows of a row group: small buckets share one, so that small parts stay small."""
@@ -382,7 +397,12 @@ def read_parts(
     def read(numbered: tuple[int, Part]) -> pl.DataFrame | None:
         base, part = numbered
         arrow = _read_part(root, part, names, bucket, trace_id)
-        return None if arrow is None else _rows_of(arrow, base, bucket)
+        if arrow is None:
+            return None
+        for field in arrow.schema:
+            if _plainly(field.type) != _TYPES[table][field.name]:
+                raise _unreadable(root, part, f"{field.name} is of type {field.type}")
+        return _rows_of(arrow, base, bucket)
 
     # A trace is looked for in a little of each part, mostly in vain: that is digests and waiting.
     with ThreadPoolExecutor(_SEEKERS) as pool:
@@ -506,7 +526,7 @@ def start_times(root: Shelf, batch: Mapping[str, Part]) -> tuple[int, int] | Non
     return min(first for first, _ in bounds), max(last for _, last in bounds)
 
 
-def _unreadable(root: Shelf, part: Part, error: Exception) -> StoreError:
+def _unreadable(root: Shelf, part: Part, error: object) -> StoreError:
     return StoreError(
         f"{root}/{part.path} cannot be read: {error}; restore it from a copy, or ingest its "
         "sources into a new store"
