@@ -115,6 +115,13 @@ def test_half_of_a_surrogate_pair_in_an_id_is_noted():
     assert "surrogate" in traces.rejects["reason"][0]
 
 
+def test_an_id_that_is_no_text_of_ascii_is_kept_as_it_came():
+    link = {"traceId": "1" * 32, "spanId": "600885'\u042a\ufffd4b1"}  # as long as base64 of an id
+    traces = read(json.dumps(request_with({}, spanId="\xe9" * 12, links=[link])).encode())
+    assert traces.spans["span_id"].to_list() == ["\xe9" * 12]
+    assert traces.links["linked_span_id"].to_list() == [link["spanId"]]
+
+
 def test_half_of_a_surrogate_pair_in_jaegers_json_is_noted():
     span = {"traceID": "a", "spanID": "1", "operationName": "\ud800", "startTime": 1, "duration": 1}
     trace = {"data": [{"traceID": "a", "spans": [span], "processes": {}}]}

@@ -10,9 +10,13 @@ import mutants
 import polars as pl
 import pytest
 from mutations import Seeds
+from store_mutants import Memory
 
+from tracelab.exceptions import StoreError
 from tracelab.io import SourceReader
+from tracelab.io.chunk import ROW
 from tracelab.io.decode import decode_block
+from tracelab.store.parts import read_parts, write_batch
 
 FAKE = """
 import os, sys, time
@@ -128,3 +132,18 @@ def test_a_silent_loss_in_json_is_a_difference(monkeypatch):
     monkeypatch.setattr(differential, "decode_block", silent)
     with pytest.raises(differential.DifferenceError, match="message 2"):
         differential.compare(messages, "json")
+
+
+@pytest.mark.parametrize("column", ["kind", "start_time", ROW])
+def test_a_part_whose_columns_are_of_other_types_is_named_though_its_digests_fit(column):
+    rng = random.Random(3)
+    seeds = Seeds(rng, 24, traces_only=True, protobuf=True)
+    messages = [seeds.mutant(rng, whole=1.0) for _ in range(9)]
+    chunk = decode_block(differential.block_of(messages, "proto"), source="x")
+    shelf = Memory({})
+    whole = write_batch(shelf, chunk, 2)["spans"]
+    assert read_parts(shelf, [whole], table="spans").height == chunk.spans.height > 0
+    spans = chunk.spans.with_columns(pl.col(column).cast(pl.String).cast(pl.Binary))
+    part = write_batch(shelf, replace(chunk, spans=spans), 2)["spans"]
+    with pytest.raises(StoreError, match=f"{part.path} cannot be read: {column} is of type"):
+        read_parts(shelf, [part], table="spans")
