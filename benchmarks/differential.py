@@ -105,9 +105,8 @@ def _of_protobuf(number, message, good, noted):
             raise DifferenceError(number, "read as good, but opentelemetry-proto refuses it")
         lenient.Losses.foreign = False
         saved, lost = lenient.saved_request(message)
-        if lenient.Losses.foreign:
-            return None
-        return oracle.request_rows([saved]), lost
+        rows = oracle.request_rows([saved])
+        return None if lenient.Losses.foreign else (rows, lost)
     if not good:
         if noted and lenient.is_foreign(message):
             return None

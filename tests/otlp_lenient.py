@@ -74,6 +74,7 @@ def nested(kind, content, depth):
     name = {"array_value": "ArrayValue", "kvlist_value": "KeyValueList"}[kind]
     made = None if depth >= MAX_DEPTH else _part(f"common.v1.{name}", content)
     Losses.count += made is None
+    Losses.foreign |= made is None and is_foreign(content, twin(f"common.v1.{name}").DESCRIPTOR)
     return made
 
 

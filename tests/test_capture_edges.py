@@ -66,6 +66,19 @@ def test_one_slow_request_near_the_end_is_likelier_open_than_lost():
     assert loud(capture).height == 0
 
 
+@pytest.mark.parametrize("hangs", [True, False])
+def test_where_other_requests_hang_now_and_then_one_open_at_the_end_is_no_defect(hangs):
+    capture = busy(120)
+    for number in range(5_000, 5_900):
+        at = 120.0 * (number - 5_000)
+        long = hangs and number % 300 == 7
+        capture.span(number, 1, start=at, duration=6_000 if long else 10, name="job", kind="SERVER")
+        capture.span(number, 2, 1, start=at + 1, duration=2, name="step")
+    # A query whose request never came, 2 s before the end; the others take 12 ms.
+    capture.span(9_999, 2, 1, start=118_000, duration=8, name="query")
+    assert loud(capture)["kind"].to_list() == ([] if hangs else ["orphan_span"])
+
+
 def test_a_parent_that_is_always_quick_was_lost_though_the_end_is_near():
     capture = busy(60).span(80_000, 2, 1, start=58_200, duration=8, name="query")
     assert loud(capture)["span_id"].to_list() == [f"{2:016x}"]

@@ -5,6 +5,7 @@ near the end of the capture is no loss if, by that law, its parent is likelier t
 than to be among the spans that get lost anyway.
 """
 
+from functools import cached_property
 from typing import Final
 
 import numpy as np
@@ -172,7 +173,7 @@ def _odds(
         codes, begin = np.unique(keys[order], return_index=True)
         for code, group in zip(codes.tolist(), np.split(mine[order], begin[1:]), strict=False):
             gaps = sign * _server_gaps(skeleton, code) if call else parents.of(code)
-            alive = survival(gaps, age[group].astype(np.float64))
+            alive = survival(gaps, age[group].astype(np.float64), outliers=parents.outliers)
             if sign > 0 and not call and gaps.size >= _ENOUGH:
                 gone = int((alive < _SILENT).sum())
                 share = gone / (gone + parents.many(code))
@@ -205,6 +206,17 @@ class _Pauses:
         self._gaps: Ints = sign * (until - end)[order]
         self._parent = parent[order]
         self._begin = np.searchsorted(skeleton.op[rows][order], np.arange(skeleton.ops.height + 1))
+
+    @cached_property
+    def outliers(self) -> Floats:
+        """How far the longest of each operation reach beyond where its tail begins, in order."""
+        many = np.diff(self._begin)
+        op = np.repeat(np.arange(many.size), many)
+        gaps = self._gaps[np.lexsort((self._gaps, op))].astype(np.float64)
+        first = np.append(self._begin[1:] - _in_tail(many), 0)
+        least = np.append(gaps, 0.0)[np.minimum(first, gaps.size)][op]
+        told = (np.arange(gaps.size) >= first[op]) & (many[op] >= _ENOUGH) & (least > 0)
+        return np.sort(gaps[told] / least[told])
 
     def of(self, op: int) -> Ints:
         """Return those of an operation."""
@@ -330,7 +342,7 @@ def _rising_share(lost: Ints, held: Ints, zone: int) -> Floats:
     return share
 
 
-def survival(values: Ints, at: Floats) -> Floats:
+def survival(values: Ints, at: Floats, *, outliers: Floats | None = None) -> Floats:
     """Share of values above some thresholds, continued beyond the largest by a power law.
 
     Parameters
@@ -339,6 +351,10 @@ def survival(values: Ints, at: Floats) -> Floats:
         A sample.
     at : ndarray of float64
         Thresholds above 0.
+    outliers : ndarray of float64, optional
+        Of many samples, how far the longest values reach beyond where the tail begins, as a
+        ratio, in order. One in thousands may hang for a reason of its own, and a single sample
+        seldom shows that; no tail is thinner than that of all together.
 
     Returns
     -------
@@ -352,15 +368,25 @@ def survival(values: Ints, at: Floats) -> Floats:
     """
     if values.size < _ENOUGH:
         return np.zeros(at.size)
-    ordered = np.sort(values).astype(np.float64)
+    ordered = np.sort(values)
     share = 1 - np.searchsorted(ordered, at, side="right") / ordered.size
-    top = ordered[-max(4, int(_TAIL_SHARE * ordered.size)) :]
+    top = ordered[-int(_in_tail(ordered.size)) :].astype(np.float64)
     if top[0] <= 0:
         return share
+    reach = np.maximum(at, top[0]) / top[0]
     slope = 1 / max(float(np.log(top / top[0]).mean()), 1 / _STEEPEST)
-    tail = (top.size / ordered.size) * (np.maximum(at, top[0]) / top[0]) ** -slope
-    beyond: Floats = np.where(at > top[0], np.maximum(share, tail), share)
-    return beyond
+    tail = reach**-slope
+    if outliers is not None and outliers.size:
+        beyond = outliers.size - np.searchsorted(outliers, reach, side="right")
+        tail = np.maximum(tail, beyond / outliers.size)
+    tail *= top.size / ordered.size
+    return np.where(at > top[0], np.maximum(share, tail), share)
+
+
+def _in_tail(many: Ints | int) -> Ints:
+    """How many of so many values are the longest, from which the tail of their law is read."""
+    tail: Ints = np.maximum(4, (_TAIL_SHARE * np.asarray(many)).astype(np.int64))
+    return tail
 
 
 def _loss_shares(skeleton: Skeleton, missing: Missing) -> Floats:
