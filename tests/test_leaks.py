@@ -364,14 +364,15 @@ def test_what_goes_on_after_a_timeout_is_legal():
     assert wrong_parents(capture) == []
 
 
-def one_after_another(*, beside: bool) -> Capture:
+def one_after_another(*, beside: bool, fanned_out: bool = False) -> Capture:
     """Requests that make one call at a time; one holds a call that only another route makes."""
     capture = Capture()
     for number in range(120):
         at = 20 * number
         capture.span(number, 1, kind="SERVER", name="GET", start=at, duration=12)
         capture.span(number, 2, 1, name="read", start=at + 1, duration=4)
-        capture.span(number, 3, 1, name="write", start=at + 6, duration=3)
+        begin = at + (2 if fanned_out and number == 60 else 6)
+        capture.span(number, 3, 1, name="write", start=begin, duration=3)
         capture.span(500 + number, 1, kind="SERVER", name="PUT", start=at + 4, duration=30)
         capture.span(500 + number, 2, 1, name="pack", start=at + 5 + number % 7, duration=2)
     capture.span(60, 4, 1, name="pack", start=20 * 60 + (3 if beside else 10), duration=1.5)
@@ -381,6 +382,26 @@ def one_after_another(*, beside: bool) -> Capture:
 def test_a_strange_call_is_a_leak_beside_another_of_a_parent_that_makes_one_at_a_time():
     assert [row[0] for row in wrong_parents(one_after_another(beside=True))] == [span_id(4)]
     assert wrong_parents(one_after_another(beside=False)) == []
+
+
+def test_a_rare_call_of_a_request_that_makes_all_its_calls_at_once_is_legal():
+    assert wrong_parents(one_after_another(beside=True, fanned_out=True)) == []
+
+
+@pytest.mark.parametrize("usual", [False, True])
+def test_a_rare_call_is_waited_for_only_by_callers_that_often_make_it(usual):
+    callers = 12 if usual else 600
+    capture = Capture()
+    for number in range(600):
+        capture.span(number, 1, kind="SERVER", name="PUT", start=20 * number, duration=12)
+    for number in range(callers):
+        at = 20 * number * (600 // callers) + 1
+        capture.span(1000 + number, 1, kind="SERVER", name="GET", start=at, duration=10)
+        makes = number != 7 if usual else number % 55 == 0
+        if makes:
+            capture.span(1000 + number, 2, 1, name="mend", start=at + 3, duration=2)
+    capture.span(7 * 50, 2, 1, name="mend", start=20 * 7 * 50 + 4, duration=2)
+    assert len(wrong_parents(capture)) == usual
 
 
 def test_of_two_calls_that_nobody_waits_for_the_one_that_another_request_lacks_is_blamed():

@@ -214,7 +214,7 @@ class _Pauses:
         op = np.repeat(np.arange(many.size), many)
         gaps = self._gaps[np.lexsort((self._gaps, op))].astype(np.float64)
         first = np.append(self._begin[1:] - _in_tail(many), 0)
-        least = np.append(gaps, 0.0)[np.minimum(first, gaps.size)][op]
+        least = np.append(gaps, 0.0)[np.clip(first, 0, gaps.size)][op]
         told = (np.arange(gaps.size) >= first[op]) & (many[op] >= _ENOUGH) & (least > 0)
         return np.sort(gaps[told] / least[told])
 

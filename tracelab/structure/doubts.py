@@ -374,15 +374,13 @@ def _while_busy(skeleton: Skeleton, doubts: pl.DataFrame) -> pl.Series:
     siblings = pl.DataFrame(
         {"row": rows, "parent": parent, "start": start, "end": end, "doubt": doubtful[rows]}
     ).sort("parent", "start", maintain_order=True)
-    # What a call's start meets: the siblings that began before it, and those that begin in it.
-    slack = _TOLERANCE_NS // 2
-    began = pl.col("end").cum_max().shift(1).over("parent") > pl.col("start") + slack
-    begins = pl.col("start").shift(-1).over("parent") < pl.col("end") - slack
     siblings = siblings.with_columns(
-        beside=(began.fill_null(value=False) | begins.fill_null(value=False)),
+        beside=_beside(),
         op=pl.Series(skeleton.op[siblings["parent"].to_numpy()]),
         many=pl.len().over("parent") > 1,
     )
+    # A parent whose other calls run beside each other does not do one at a time here.
+    others = siblings.filter(~pl.col("doubt")).filter(_beside())["parent"].unique()
     usual = (
         siblings.filter("many")
         .group_by("parent", "op")
@@ -395,10 +393,21 @@ def _while_busy(skeleton: Skeleton, doubts: pl.DataFrame) -> pl.Series:
         .agg(share=(pl.col("beside").sum() + 1) / (pl.len() + 2))
     )
     met = siblings.join(usual, on="op", how="left").select("row", "beside", "share")
-    told = doubts.select("row", "strange").join(met, on="row", how="left", maintain_order="left")
+    told = doubts.select("row", "parent", "strange").join(
+        met, on="row", how="left", maintain_order="left"
+    )
     sign = pl.col("strange") & pl.col("beside").fill_null(value=False)
+    sign &= ~pl.col("parent").is_in(others.implode())
     sign &= pl.col("share").fill_null(1.0) <= OFTEN
     return told.select(_weight(pl.col("share"), sign)).to_series().fill_null(0.0)
+
+
+def _beside() -> pl.Expr:
+    """Whether a call meets a sibling: one that began before it, or one that begins in it."""
+    slack = _TOLERANCE_NS // 2
+    began = pl.col("end").cum_max().shift(1).over("parent") > pl.col("start") + slack
+    begins = pl.col("start").shift(-1).over("parent") < pl.col("end") - slack
+    return began.fill_null(value=False) | begins.fill_null(value=False)
 
 
 def _may_be_odd(counts: pl.DataFrame) -> pl.DataFrame:

@@ -13,7 +13,7 @@ import polars as pl
 
 from tracelab.structure.boundaries import boundary_between
 from tracelab.structure.calls import Answer, CallerClass, answer, candidate_pairs
-from tracelab.structure.doubts import RARE, find_doubts, find_places
+from tracelab.structure.doubts import OFTEN, RARE, find_doubts, find_places
 from tracelab.structure.hoards import ask_others, find_hoards, find_lost_hoards
 from tracelab.structure.known_calls import callers_with_room, known_calls
 from tracelab.structure.laws import Law
@@ -87,6 +87,8 @@ def _ask(skeleton: Skeleton, op: int, doubtful: Ints) -> Answer | None:
     for code, calls in sorted(known.items(), key=lambda item: -item[1].start_gap.size)[:6]:
         callers = skeleton.by_class.rows(code)
         callers = callers[skeleton.timed[callers]]
+        if calls.start_gap.size / calls.per_caller < OFTEN * callers.size:
+            continue  # most never make such a call, so that none can be said to wait for it
         callers = callers_with_room(skeleton, callers, sound, calls.per_caller)
         reach = int(2 * np.quantile(calls.start_gap, 0.99)) + 2_000_000
         if callers.size:
