@@ -271,14 +271,16 @@ def _readable(
     whole, leaf = _MESSAGES[signal]
     try:
         checker(whole)(message)
-    except ValueError:
+    except ValueError as error:
         saved = salvage_message(
             message,
             leaf=checker(leaf),
             resource=checker("resource.v1.Resource"),
             scope=checker("common.v1.InstrumentationScope"),
         )
-        for position, reason, excerpt in saved.losses:
+        # What was passed over may not be known for a loss, such as a group of protobuf 2.
+        losses = saved.losses or [(0, f"broken message: {error}", message[:64])]
+        for position, reason, excerpt in losses:
             problems.add(number, reason, excerpt.hex(), position=position)
         decoded.bad.add(number)
         if signal == "traces":
