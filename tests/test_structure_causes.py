@@ -510,6 +510,24 @@ def test_work_that_goes_on_after_its_caller_is_no_skew():
     assert find_breaks(capture.traces()).filter(pl.col("kind") == "clock_skew").height == 0
 
 
+@pytest.mark.parametrize("waits", [True, False])
+def test_a_clock_ahead_is_told_from_a_timer_by_callers_that_last_as_long_as_their_calls(waits):
+    rng = np.random.default_rng(8)
+    capture = Capture()
+    for number in range(1, 61):
+        at, took = number * 500.0, float(rng.exponential(10))
+        lasted = took + 2 if waits else float(rng.exponential(14))
+        capture.span(
+            number, 1, start=at, duration=lasted, kind="SERVER", service="gate", host_name="x"
+        )
+        capture.span(
+            number, 2, 1, start=at + 121, duration=took, kind="SERVER", service="b", host_name="y"
+        )  # fmt: skip
+    found = find_breaks(capture.traces()).filter(pl.col("kind") == "clock_skew")
+    assert found.height == (60 if waits else 0)
+    assert not waits or "ahead of that of x" in found["evidence"][0][0]
+
+
 def test_values_that_end_at_one_length_are_cut():
     capture = Capture()
     rng = np.random.default_rng(5)

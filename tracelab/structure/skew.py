@@ -6,6 +6,7 @@ import numpy as np
 import polars as pl
 
 from tracelab import schema
+from tracelab.structure.codes import pair_codes
 from tracelab.structure.skeleton import (
     CLIENT,
     CONSUMER,
@@ -35,6 +36,10 @@ the network could make it zero."""
 MIN_SKEW_NS: Final = 500_000
 """Below half a millisecond a skew explains nothing that an analysis would get wrong."""
 
+
+_WAITS: Final = (20, 0.95, 0.1)
+"""Least calls of one kind, least share of them that their caller outlasts, and least share that
+the caller of another one would not outlast, from which callers are seen to wait."""
 
 _FITTING: Final = 0.9
 """Least share of the calls between two clocks that a skew known from others must fit."""
@@ -81,6 +86,7 @@ def measure_skews(skeleton: Skeleton) -> pl.DataFrame:
     A server span begins after its client's and ends before it. With the callee's clock ahead by
     s, the start gap is at least s and the end gap at least -s, so both bound it; the 5th
     percentiles are taken instead of the least values, because a client may give up waiting.
+    Other callers bound it from below where they are seen to wait as well.
 
     Parameters
     ----------
@@ -108,12 +114,15 @@ def measure_skews(skeleton: Skeleton) -> pl.DataFrame:
                 "callee": clock[skeleton.process[rows]],
                 "start_gap": skeleton.start[rows] - skeleton.start[parent],
                 "end_gap": skeleton.end[parent] - skeleton.end[rows],
-                "waits": skeleton.kind[parent] == CLIENT,
+                "client": skeleton.kind[parent] == CLIENT,
+                "kind": pair_codes(skeleton.op[rows], skeleton.op[parent], skeleton.ops.height),
+                "took": skeleton.end[rows] - skeleton.start[rows],
+                "lasted": skeleton.end[parent] - skeleton.start[parent],
             }
         )
-        # A client waits for its answer; what else called may have gone on or ended.
-        .with_columns(pl.when("waits").then("end_gap"))
         .filter(pl.col("caller") != pl.col("callee"))
+        # A client waits for its answer; what else called may have gone on or ended.
+        .with_columns(pl.when(pl.col("client") | _waits()).then("end_gap"))
         .group_by("caller", "callee")
         .agg(
             pl.len().cast(pl.Int64).alias("calls"),
@@ -126,6 +135,22 @@ def measure_skews(skeleton: Skeleton) -> pl.DataFrame:
             (pl.col("end_gap").quantile(0.5) < -MIN_SKEW_NS).alias("ends_after"),
         )
         .sort("caller", "callee")
+    )
+
+
+def _waits() -> pl.Expr:
+    """Whether callers of a kind outlast their callees as only one that waits does, on any clock.
+
+    Each caller lasts longer than what it called, and not by its nature: it would often be too
+    short for the next one's.
+    """
+    kind = ("caller", "callee", "kind")
+    enough, outlasts, chance = _WAITS
+    others = pl.col("took").shift(1) > pl.col("lasted")
+    return (
+        (pl.len().over(kind) >= enough)
+        & ((pl.col("lasted") >= pl.col("took")).mean().over(kind) >= outlasts)
+        & (others.mean().over(kind) >= chance)
     )
 
 
