@@ -310,6 +310,30 @@ def test_a_span_that_the_threshold_keeps_was_not_sampled_out():
     assert set(kinds.values()) == {"sampling_gap"}
 
 
+@pytest.mark.parametrize("sampled", [True, False])
+def test_the_caller_that_a_sampler_took_is_blamed_though_another_calls_more_often(sampled):
+    capture = Capture()
+    rng = np.random.default_rng(6)
+    for number in range(1, 201):
+        trace = f"{rng.integers(1, 2**63):016x}{int(rng.integers(2**63)):016x}"
+        caller = "front" if number % 3 == 0 else "shop"
+        at = number * 100.0
+        kept = int(trace[16:], 16) < 2**60 if sampled else rng.random() < 0.125
+        if caller == "front" or kept:
+            capture.span(trace, 1, start=at, duration=30, kind="SERVER", name="GET", service=caller)
+            capture.span(
+                trace, 2, 1, start=at + 1, duration=20, kind="CLIENT", service=caller, **LOCAL
+            )
+        capture.span(
+            trace, 3, 2, start=at + 2, duration=9, kind="SERVER", name="c", service="c", **REMOTE
+        )
+    orphans = find_breaks(capture.traces()).filter(pl.col("service_name") == "c")
+    assert orphans.height > 90
+    told = set(orphans.select("kind", "cause", "from_service").rows())
+    assert (told == {("sampling_gap", "sampled_out", "shop")}) == sampled
+    assert ("sampled_out" in set(orphans["cause"])) == sampled
+
+
 def test_a_threshold_that_other_spans_blur_is_seen():
     rng = np.random.default_rng(3)
     values = rng.integers(2**63, size=300, dtype=np.uint64)

@@ -9,6 +9,7 @@ from tracelab import schema
 from tracelab.structure.detached import find_detached_roots
 from tracelab.structure.missing import find_missing
 from tracelab.structure.rates import wilson_interval
+from tracelab.structure.sampled_callers import blame_sampled_callers
 from tracelab.structure.sampling import MIN_SEPARATION, sampled_out
 from tracelab.structure.skeleton import Skeleton
 from tracelab.structure.spine import build_spine
@@ -64,6 +65,7 @@ def audit_sampling(traces: TraceSet) -> pl.DataFrame:
     if not skeleton.n:
         return schema.empty(SAMPLING_AUDIT)
     missing = find_missing(skeleton, find_detached_roots(skeleton).claimed)
+    missing = blame_sampled_callers(skeleton, missing)
     separation, reading = sampled_out(skeleton, missing)
     facts = (
         traces.spans.with_columns(_threshold(pl.col("trace_state")).alias("threshold"))

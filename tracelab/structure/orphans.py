@@ -5,6 +5,7 @@ import polars as pl
 
 from tracelab.structure.causes import Hints, judge_causes
 from tracelab.structure.missing import Missing, find_missing
+from tracelab.structure.sampled_callers import blame_sampled_callers
 from tracelab.structure.sampling import MIN_SEPARATION, sampled_out
 from tracelab.structure.skeleton import Narrow, Skeleton, verdicts
 
@@ -39,7 +40,7 @@ def find_orphans(
     SchemaError
         Never.
     """
-    missing = find_missing(skeleton, claimed)
+    missing = blame_sampled_callers(skeleton, find_missing(skeleton, claimed))
     if not missing.row.size:
         return verdicts(pl.DataFrame(schema={"row": pl.Int64, "kind": pl.String}))
     separation, reading = sampled_out(skeleton, missing)
