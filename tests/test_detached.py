@@ -583,3 +583,33 @@ def buffered(each: int) -> Capture:
 def test_roots_that_few_callers_have_are_no_certain_losses(each, sure):
     found = detached(buffered(each))
     assert (found["confidence"].max() >= 0.8) == sure
+
+
+def in_bursts(*, enclosed: bool, length: float = 40.0) -> Capture:
+    """Requests that come in bursts, and queries without a context: within them, or beside."""
+    rng = np.random.default_rng(11)
+    capture = Capture()
+    for number in range(60):
+        at = 400.0 * (number // 3) + rng.uniform(0, 120)
+        capture.span(number, 1, name="GET /report", kind="SERVER", start=at, duration=length)
+        if number % 2:
+            took = length * rng.uniform(0.1, 0.5)
+            begin = at + rng.uniform(0.02, 0.98) * (length - took)
+            begin = begin if enclosed else 400.0 * (number // 3) + rng.uniform(0, 120)
+            capture.span(500 + number, 2, name="find", kind="CLIENT", start=begin, duration=took)
+    return capture
+
+
+def test_calls_of_bursts_are_found_by_the_callers_that_always_enclose_them():
+    found = detached(in_bursts(enclosed=True))
+    assert found.height == 30
+    home = {trace_id(500 + number): trace_id(number) for number in range(60)}
+    sure = found.filter(pl.col("proposed_confidence") >= 0.8)
+    right = [home[row] == said for row, said in sure.select("trace_id", "proposed_trace_id").rows()]
+    assert np.mean(right) > 0.9
+    assert len(right) > 5
+
+
+def test_roots_that_come_in_the_same_bursts_are_natural():
+    assert detached(in_bursts(enclosed=False)).height == 0
+    assert detached(in_bursts(enclosed=False, length=110.0)).height == 0

@@ -87,3 +87,19 @@ def test_stacks_that_all_break_off_within_a_frame_are_cut_at_whatever_length(tex
 @pytest.mark.parametrize("text", [PYTHON, JAVA, JAVA.rstrip(), NODE, PYDANTIC])
 def test_equal_stacks_that_end_as_stacks_do_are_whole(text: str):
     assert cut(stacks([text.format("boom")] * 5)) == []
+
+
+DOTNET = "Shop.Error: {}\n   at Shop.Step1.Run() in /src/Step1.cs:line {}\n   at Shop.Main() in /a.cs:line 5"
+
+
+@pytest.mark.parametrize("text", [JAVA.rstrip(), DOTNET])
+@pytest.mark.parametrize("severed", [True, False])
+def test_stacks_of_a_common_length_are_cut_only_if_they_break_off_within_a_frame(
+    text: str, severed: bool
+):
+    others = [text.format("x" * width, 7) for width in (1, 2, 5, 9)]
+    room = 255 - len(text.format("", 71))
+    wholes = [text.format(letter * room, 71) for letter in "abc"]
+    cuts = [text.format(letter * (room + 5), 71)[:255] for letter in "abc"]
+    assert all(len(each) == 255 for each in wholes + cuts)
+    assert len(cut(stacks([*others, *(cuts if severed else wholes)]))) == (3 if severed else 0)

@@ -14,6 +14,7 @@ import numpy as np
 
 from tracelab.structure.calls import CallerClass, candidate_pairs
 from tracelab.structure.codes import pair_codes
+from tracelab.structure.enclosure import enclosed_by, enclosure
 from tracelab.structure.laws import Law, pair_ranges, warp
 from tracelab.structure.peers import Peers
 from tracelab.structure.skeleton import (
@@ -132,7 +133,7 @@ def discover_callers(
         if local or peers is None
         else _afar(skeleton, op, callees, peers)
     )
-    found = []
+    found, others = [], []
     for code, rows in candidates:
         durations = skeleton.end[rows] - skeleton.start[rows]
         window = int(np.quantile(durations, 0.99) * 1.2) + _LATELY_NS
@@ -144,7 +145,9 @@ def discover_callers(
         suspect = _weigh(skeleton, callees, group, local=local, tolerance_ns=tolerance_ns)
         if suspect is not None:
             found.append(suspect)
+        others.append(group)
     if local:
+        found = found or _who_enclose(skeleton, callees, others, tolerance_ns=tolerance_ns)
         found = _not_beside(skeleton, callees, found)
     found.sort(key=lambda suspect: (-suspect.surprise, suspect.group.code))
     return found[:MAX_CLASSES]
@@ -310,6 +313,26 @@ def _weigh(
     weight = np.clip(excess, 0, None) / np.maximum(observed, 1e-9)
     law = Law.fit(gaps, weight[_bins(gaps)])
     return Suspect(group, law, share, surprise)
+
+
+def _who_enclose(
+    skeleton: Skeleton, callees: Ints, groups: list[CallerClass], *, tolerance_ns: int
+) -> list[Suspect]:
+    """Find classes that enclose the callees, where no delay is common enough to tell."""
+    found = []
+    for group in groups:
+        sample = callees[:: max(callees.size // _SAMPLE, 1)]
+        surprise, share = enclosure(skeleton, sample, group.rows)
+        if surprise < MIN_SURPRISE or share < MIN_SHARE:
+            continue
+        pairs = candidate_pairs(
+            skeleton, sample, [group], same_process=True, tolerance_ns=tolerance_ns
+        )
+        within = enclosed_by(skeleton, sample[pairs.callee], pairs.caller)
+        if within.any():
+            law = Law.fit(pairs.start_gap[within])
+            found.append(Suspect(group, law, share, surprise))
+    return found
 
 
 def _least(callees: Ints, group: CallerClass, local: bool) -> int:

@@ -87,7 +87,7 @@ def _ask(skeleton: Skeleton, op: int, doubtful: Ints) -> Answer | None:
     for code, calls in sorted(known.items(), key=lambda item: -item[1].start_gap.size)[:6]:
         callers = skeleton.by_class.rows(code)
         callers = callers[skeleton.timed[callers]]
-        if calls.start_gap.size / calls.per_caller < OFTEN * callers.size:
+        if calls.start_gap.size / calls.per_caller + doubtful.size < OFTEN * callers.size:
             continue  # most never make such a call, so that none can be said to wait for it
         callers = callers_with_room(skeleton, callers, sound, calls.per_caller)
         reach = int(2 * np.quantile(calls.start_gap, 0.99)) + 2_000_000

@@ -42,6 +42,9 @@ _SEVERED: Final = (
 )
 """Stack traces that break off within a frame."""
 
+_FINISHED: Final = r"\n\s+at [^\n]+(?:\)|:line \d+)\s*$|\.go:\d+(?: \+0x[0-9a-f]+)?\s*$"
+"""Stack traces whose last frame is whole, as a cut seldom leaves it."""
+
 LENGTHS: Final = pl.Schema(
     {
         "service_name": pl.String,
@@ -53,6 +56,7 @@ LENGTHS: Final = pl.Schema(
         "wordy": pl.Boolean,
         "ragged": pl.Int64,
         "severed": pl.Int64,
+        "finished": pl.Int64,
         "tail_low": pl.UInt64,
         "tail_high": pl.UInt64,
     }
@@ -104,7 +108,7 @@ def measure_lengths(traces: TraceSet, spine: Spine) -> ValueLengths:
         pl.col("content").min().alias("content_low"),
         pl.col("content").max().alias("content_high"),
         pl.col("wordy").any(),
-        pl.col("ragged", "severed").sum().cast(pl.Int64),
+        pl.col("ragged", "severed", "finished").sum().cast(pl.Int64),
         tail_low=pl.col("tail").min(),
         tail_high=pl.col("tail").max(),
     )
@@ -163,7 +167,8 @@ def _measured(values: pl.DataFrame) -> pl.DataFrame:
             pl.col("value").hash(3).alias("content"),
             pl.col("value").str.contains(r"[\s/?&=,;:]").alias("wordy"),
             _unclosed(pl.col("value")).alias("ragged"),
-            _severed().alias("severed"),
+            _of_stacks(*_SEVERED).alias("severed"),
+            _of_stacks(_FINISHED).alias("finished"),
             pl.col("value").str.tail(_TAIL).hash(4).alias("tail"),
         )
         .filter(pl.col("length") >= MIN_LENGTH)
@@ -178,12 +183,11 @@ def _unclosed(text: pl.Expr) -> pl.Expr:
     )
 
 
-def _severed() -> pl.Expr:
-    """Whether a stack trace breaks off within a frame, so that even one length tells."""
-    text = pl.col("value")
-    broken = pl.any_horizontal(text.str.contains(pattern) for pattern in _SEVERED)
+def _of_stacks(*patterns: str) -> pl.Expr:
+    """Whether a stack trace looks like one of these; False for other texts."""
+    like = pl.any_horizontal(pl.col("value").str.contains(pattern) for pattern in patterns)
     stack = pl.col("name") == "exception.stacktrace"
-    return pl.when(stack).then(broken).otherwise(pl.lit(value=False)).fill_null(value=False)
+    return pl.when(stack).then(like).otherwise(pl.lit(value=False)).fill_null(value=False)
 
 
 def find_truncated_values(skeleton: Skeleton, measured: list[ValueLengths]) -> pl.DataFrame:
@@ -253,7 +257,7 @@ def _limits(lengths: pl.DataFrame) -> pl.DataFrame:
     table = (
         lengths.group_by(*group, "length")
         .agg(
-            pl.col("count", "ragged", "severed").sum(),
+            pl.col("count", "ragged", "severed", "finished").sum(),
             pl.col("content_low", "tail_low").min(),
             pl.col("content_high", "tail_high").max(),
             pl.col("wordy").any(),
@@ -282,11 +286,14 @@ def _limits(lengths: pl.DataFrame) -> pl.DataFrame:
     severed = 2 * pl.col("severed") >= pl.col("count")
     severed &= (pl.col("severed") >= 2) | (common & (pl.col("severed") == 1))
     differ = pl.col("content_low") != pl.col("content_high")
+    finished = 2 * pl.col("finished") > pl.col("count")
     found = (
         table.with_columns(severed=severed, common=common)
         .with_columns(
             sure=pl.when(
-                ~pl.col("wordy") | ~(differ | broken | _ends_elsewhere() | pl.col("severed"))
+                ~pl.col("wordy")
+                | finished
+                | ~(differ | broken | _ends_elsewhere() | pl.col("severed"))
             )
             .then(None)
             .when(pile & common & (differ | broken))
