@@ -613,3 +613,16 @@ def test_calls_of_bursts_are_found_by_the_callers_that_always_enclose_them():
 def test_roots_that_come_in_the_same_bursts_are_natural():
     assert detached(in_bursts(enclosed=False)).height == 0
     assert detached(in_bursts(enclosed=False, length=110.0)).height == 0
+
+
+def test_roots_that_streams_enclose_all_along_are_natural():
+    rng = np.random.default_rng(12)
+    capture = Capture()
+    for number in range(8):
+        capture.span(
+            number, 1, name="stream", kind="SERVER", start=number, duration=9_000 + 100 * number
+        )
+    for number in range(120):
+        begin = 70.0 * number + rng.uniform(10, 20)
+        capture.span(500 + number, 2, name="poll", kind="CLIENT", start=begin, duration=40)
+    assert detached(capture).height == 0

@@ -14,6 +14,12 @@ from tracelab.structure.skeleton import Bools, Ints, Skeleton
 _MOVES: Final = (1, 2, 4, 8, 16, 32)
 """Moves to both sides, in lengths of a caller and a callee: none still overlaps its own."""
 
+_ENOUGH: Final = 4
+"""Least moves that leave half of the callees in the capture: longer callers prove nothing."""
+
+_EACH: Final = 2
+"""Callees per caller, at most: a stream that lasts through everything encloses everything."""
+
 _TOLERANCE_NS: Final = 100_000
 
 
@@ -39,19 +45,22 @@ def enclosure(skeleton: Skeleton, callees: Ints, callers: Ints) -> tuple[float, 
     ValueError
         Never.
     """
+    if callees.size > _EACH * callers.size:
+        return 0.0, 0.0
     length = sum(
         int(np.quantile(skeleton.end[rows] - skeleton.start[rows], 0.95))
         for rows in (callees, callers)
     )
     enclosed, _ = _count(skeleton, callees, callers, 0)
-    chance = 0.0
+    chances = []
     for move in _MOVES:
         met = [_count(skeleton, callees, callers, sign * move * length) for sign in (-1, 1)]
         hits, tried = (sum(column) for column in zip(*met, strict=True))
-        # The worst of them: who comes in bursts meets others of the burst close by.
-        chance = max(chance, (hits + 1) / (tried + 2))
-    share = enclosed / callees.size
-    if share <= chance:
+        if tried >= callees.size:
+            chances.append((hits + 1) / (tried + 2))
+    # The worst of them: who comes in bursts meets others of the burst close by.
+    share, chance = enclosed / callees.size, max(chances, default=1.0)
+    if len(chances) < _ENOUGH or share <= chance:
         return 0.0, 0.0
     surprise = share * np.log(share / chance)
     if share < 1:
