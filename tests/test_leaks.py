@@ -384,6 +384,19 @@ def test_a_strange_call_is_a_leak_beside_another_of_a_parent_that_makes_one_at_a
     assert wrong_parents(one_after_another(beside=False)) == []
 
 
+@pytest.mark.parametrize(("threads", "own", "leaks"), [(5, True, 0), (5, False, 1), (1, True, 1)])
+def test_a_strange_call_on_the_thread_of_its_parent_is_legal_unless_all_share_one_thread(
+    threads: int, own: bool, leaks: int
+):
+    capture = one_after_another(beside=True)
+    for row in capture.spans:
+        number = int(row["trace_id"], 16)
+        row["thread_id"] = 100 + number % threads
+    if not own:
+        capture.spans[-1]["thread_id"] = 7
+    assert len(wrong_parents(capture)) == leaks
+
+
 def test_a_rare_call_of_a_request_that_makes_all_its_calls_at_once_is_legal():
     assert wrong_parents(one_after_another(beside=True, fanned_out=True)) == []
 

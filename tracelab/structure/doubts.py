@@ -9,9 +9,9 @@ from typing import Final
 import numpy as np
 import polars as pl
 
-from tracelab.structure.codes import pair_codes, slices
+from tracelab.structure.codes import count_pairs, pair_codes, slices
 from tracelab.structure.conflicts import where_ids_change
-from tracelab.structure.skeleton import FAR, Ints, Skeleton
+from tracelab.structure.skeleton import FAR, SERVER, Bools, Ints, Skeleton
 
 RARE: Final = 0.02
 """At most this share of an operation's spans may look like this for it to be unusual. No sign but
@@ -34,6 +34,9 @@ RETRIES: Final = 0.2
 
 HOARD: Final = 5
 """Least number of parents that show what is usual, and least multiple of it that is not."""
+
+_THREADS: Final = 3
+"""Least threads that answer requests of a process from which it is no event loop."""
 
 _TOLERANCE_NS: Final = 100_000
 _TICK_NS: Final = 1_000_000
@@ -102,7 +105,27 @@ def find_doubts(skeleton: Skeleton, table: pl.DataFrame) -> pl.DataFrame:
     under = np.zeros(skeleton.n, bool)
     under[doubts["row"].to_numpy()] = True
     above = pl.Series(under[skeleton.parent[doubts["row"].to_numpy()]])
-    return doubts.filter(~above | pl.col("strange") | pl.col("late") | pl.col("crowded"))
+    doubts = doubts.filter(~above | pl.col("strange") | pl.col("late") | pl.col("crowded"))
+    run_by = pl.Series(_run_by_parent(skeleton, doubts["row"].to_numpy()))
+    return doubts.filter(pl.col("request") | pl.col("tenant") | ~run_by)
+
+
+def _run_by_parent(skeleton: Skeleton, rows: Ints) -> Bools:
+    """Tell which calls begin on the very thread or task of their parent while that lasts.
+
+    A thread runs one request at a time where a process answers requests on several.
+    """
+    parent = skeleton.parent[rows]
+    during = skeleton.start[rows] < skeleton.end[parent]
+    thread, task = skeleton.column("thread"), skeleton.column("task")
+    served = np.flatnonzero((skeleton.kind == SERVER) & (thread != 0))
+    threads = count_pairs(skeleton.process[served], thread[served])
+    many = np.bincount(threads["key"].to_numpy(), minlength=skeleton.processes.height)
+    by_thread = (thread[rows] != 0) & (thread[rows] == thread[parent])
+    by_thread &= many[skeleton.process[rows]] >= _THREADS
+    same = by_thread & ((task[rows] == 0) | (task[parent] == 0))
+    run_by: Bools = during & (same | ((task[rows] != 0) & (task[rows] == task[parent])))
+    return run_by
 
 
 def _many_signs(table: pl.DataFrame) -> pl.DataFrame:
