@@ -612,7 +612,7 @@ def main() -> None:
         lines += render_answered(answered) if answered else []
         lines += render(f"Lab, {which}: plain id matching", peers)
     if not quick:
-        lines += ["## Clean captures at size, two known seeds and two fresh ones", ""]
+        lines += ["## Clean captures at size, known seeds and two fresh ones", ""]
         for seed in (*ONCE_WRONG, *(secrets.randbelow(1 << 30) for _ in range(2))):
             lines += clean_at_size(seed, 300_000)
         lines += ["", *public_captures()]
