@@ -94,7 +94,7 @@ def test_a_worker_killed_in_an_ingest_costs_only_time(sources, expected, cluster
     store.ingest(sources, engine=cluster)
     killer.join()
     assert_same(store, expected)
-    cluster.wait_for_workers(2, timeout=30)
+    cluster.wait_for_workers(2, timeout=120)
 
 
 def test_a_worker_killed_in_an_investigation_changes_no_byte(expected, cluster, tmp_path):
@@ -103,7 +103,7 @@ def test_a_worker_killed_in_an_investigation_changes_no_byte(expected, cluster, 
     killer.start()
     there = tl.investigate(expected, engine=cluster).write(tmp_path / "there")
     killer.join()
-    cluster.wait_for_workers(2, timeout=30)
+    cluster.wait_for_workers(2, timeout=120)
     names = sorted(each.relative_to(local) for each in local.rglob("*") if each.is_file())
     assert names == sorted(each.relative_to(there) for each in there.rglob("*") if each.is_file())
     for name in names:
