@@ -11,7 +11,7 @@ import tracelab as tl
 from tracelab.io import SourceReader
 from tracelab.io.chunk import ROW
 from tracelab.io.decode import decode_block
-from tracelab.io.wire import frame, varint
+from tracelab.io.wire import frame, read_varint, varint
 
 SPAN = frame(1, b"t" * 16) + frame(2, b"s" * 8)
 SCOPES = frame(2, frame(2, SPAN))
@@ -50,6 +50,11 @@ def test_a_length_that_wraps_around_is_a_reject(message):
     chunk = decoded(message)
     assert chunk.rejects.height > 0
     assert chunk.messages["spans"][1] == 1
+
+
+def test_bits_beyond_the_64th_of_a_number_are_dropped_as_decoders_do():
+    padded = b"\x89" + b"\x80" * 8 + b"\x64"
+    assert read_varint(padded, 0, len(padded)) == (9, len(padded))
 
 
 def test_a_field_number_that_protobuf_has_not_costs_only_itself():
