@@ -48,6 +48,7 @@ from test_io_fuzz import SEEDS, judge
 
 import tracelab as tl
 from tracelab.exceptions import SourceError
+from tracelab.io.intake import BOM
 
 KINDS = {
     "proto": 430,
@@ -62,7 +63,6 @@ KINDS = {
 
 MUTANTS = 1000
 FEWER = {"folder": 200, "alone": 50}
-_BOM = b"\xef\xbb\xbf"
 HANG_S = 5.0
 """Most seconds of CPU for a mutant. A batch that takes more is read again by halves."""
 _BATCH_S = 120.0
@@ -132,8 +132,8 @@ class Judge:
         for number in only:
             rng.seed(states[number])
             message = seeds.mutant(rng, whole=0.8)
-            while message.startswith(_BOM):  # taken off before a message is decoded
-                message = message[len(_BOM) :]
+            while message.startswith(BOM):  # taken off before a message is decoded
+                message = message[len(BOM) :]
             messages.append(message or b"{}")
         return compare(messages, encoding)
 

@@ -15,6 +15,7 @@ import numpy as np
 from tracelab.structure.missing import Missing
 from tracelab.structure.sampling import MIN_SEPARATION, READINGS, separation
 from tracelab.structure.skeleton import FAR, Ints, Skeleton
+from tracelab.structure.spine import INTACT
 
 _LEAST: Final = 6
 """Least traces on each side: a perfect threshold then comes about by chance once in 66."""
@@ -46,13 +47,10 @@ def blame_sampled_callers(skeleton: Skeleton, missing: Missing) -> Missing:
     ValueError
         Never.
     """
-    far = skeleton.intact
-    far = far[FAR[skeleton.crossing[far]]]
-    order = far[np.argsort(skeleton.op[far], kind="stable")]
-    ops = skeleton.op[order]
     service, op, process = missing.service.copy(), missing.op.copy(), missing.process.copy()
     for code, orphans in _by_operation(skeleton, missing):
-        calls = order[np.searchsorted(ops, code) : np.searchsorted(ops, code, side="right")]
+        calls = skeleton.by_op.rows(code)
+        calls = calls[(skeleton.state[calls] == INTACT) & FAR[skeleton.crossing[calls]]]
         usual = missing.service[orphans]
         callers = skeleton.service[skeleton.parent[calls]]
         absent = np.unique(skeleton.trace[missing.row[orphans]])
