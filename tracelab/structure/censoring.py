@@ -213,8 +213,8 @@ class _Pauses:
         many = np.diff(self._begin)
         op = np.repeat(np.arange(many.size), many)
         gaps = self._gaps[np.lexsort((self._gaps, op))].astype(np.float64)
-        first = np.append(self._begin[1:] - _in_tail(many), 0)
-        least = np.append(gaps, 0.0)[np.clip(first, 0, gaps.size)][op]
+        first = self._begin[1:] - _in_tail(many)
+        least = gaps[np.maximum(first, 0)[op]]
         told = (np.arange(gaps.size) >= first[op]) & (many[op] >= _ENOUGH) & (least > 0)
         return np.sort(gaps[told] / least[told])
 

@@ -118,10 +118,12 @@ def _run_by_parent(skeleton: Skeleton, rows: Ints) -> Bools:
     parent = skeleton.parent[rows]
     during = skeleton.start[rows] < skeleton.end[parent]
     thread, task = skeleton.column("thread"), skeleton.column("task")
-    served = np.flatnonzero((skeleton.kind == SERVER) & (thread != 0))
+    by_thread = (thread[rows] != 0) & (thread[rows] == thread[parent])
+    asked = np.zeros(skeleton.processes.height, bool)
+    asked[skeleton.process[rows[by_thread]]] = True
+    served = np.flatnonzero((skeleton.kind == SERVER) & (thread != 0) & asked[skeleton.process])
     threads = count_pairs(skeleton.process[served], thread[served])
     many = np.bincount(threads["key"].to_numpy(), minlength=skeleton.processes.height)
-    by_thread = (thread[rows] != 0) & (thread[rows] == thread[parent])
     by_thread &= many[skeleton.process[rows]] >= _THREADS
     same = by_thread & ((task[rows] == 0) | (task[parent] == 0))
     run_by: Bools = during & (same | ((task[rows] != 0) & (task[rows] == task[parent])))
