@@ -162,10 +162,8 @@ def _varint(data, place, end):
         value |= (data[place] & 0x7F) << (7 * count)
         place += 1
         if data[place - 1] < 0x80:
-            return (
-                value & 0xFFFFFFFFFFFFFFFF,
-                place,
-            )  # as decoders do: what exceeds 64 bits is dropped
+            # As decoders do: what exceeds 64 bits is dropped.
+            return value & 0xFFFFFFFFFFFFFFFF, place
     return None
 
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from polars.testing import assert_frame_equal
 
 from tracelab.audits.digest import digest_audits, merge_digests, render_digest
-from tracelab.errors_chain import find_error_hops
+from tracelab.errors_chain import find_error_hops, parse_exceptions
 from tracelab.investigation import investigate
 from tracelab.structure import span_edges
 
@@ -32,7 +32,9 @@ def capture():
 
 def digest(traces):
     edges = span_edges(traces)
-    return digest_audits(traces, hops=find_error_hops(traces, edges=edges), edges=edges)
+    exceptions = parse_exceptions(traces)
+    hops = find_error_hops(traces, edges=edges, exceptions=exceptions)
+    return digest_audits(traces, hops=hops, edges=edges, exceptions=exceptions)
 
 
 def test_hidden_failures_and_retries_are_counted_per_endpoint():

@@ -208,6 +208,17 @@ def test_one_trace_is_found_without_the_rest(tmp_path, capture):
         store.trace("0123")
 
 
+def test_some_traces_are_found_without_the_rest(tmp_path, capture):
+    store = TraceStore(tmp_path / "store")
+    store.ingest(capture)
+    traces = tl.read_traces(capture)
+    wanted = [*traces.spans["trace_id"].unique().sort().gather_every(97), "0123"]
+    found, expected = store.select_traces(wanted), traces.select_traces(wanted)
+    for table in ("spans", "events", "links", "logs"):
+        assert_frame_equal(getattr(found, table), getattr(expected, table))
+    assert store.select_traces([]).spans.is_empty()
+
+
 def test_several_processes_give_the_same_store_as_one(tmp_path, capture, monkeypatch):
     monkeypatch.setattr("tracelab.store.intake._IN_PROCESS_BYTES", 0)
     monkeypatch.setattr("tracelab.store.plan._MIN_PART", 1 << 20)

@@ -20,7 +20,7 @@ from tracelab.pictures import case_pictures
 from tracelab.rules import WarningRule, backtest_rules, derive_rules
 from tracelab.signals import find_lead_lags, neighbour_pairs
 from tracelab.store import TraceStore
-from tracelab.survey import Survey, call_edges, gather_traces, survey
+from tracelab.survey import Survey, call_edges, survey
 from tracelab.traceset import Moment, TraceSet, time_range
 
 Progress = Callable[[str], None]
@@ -305,7 +305,7 @@ def _investigate(
     )
     findings.sort(key=lambda finding: _SEVERITIES.index(finding.severity))
     ingest = traces.ingest_table if isinstance(traces, TraceStore) else traces.ingest
-    exhibits = gather_traces(traces, list(_exhibits(findings)), engine=engine, workers=workers)
+    exhibits = traces.select_traces(list(_exhibits(findings)))
     return Investigation(
         findings=tuple(findings),
         breaks=seen.breaks,

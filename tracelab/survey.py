@@ -28,6 +28,23 @@ MAX_TIED_TRACES: Final = 200_000
 """Most traces that are looked at together because proposed parents tie them; beyond it the
 rest stay in their buckets, where an error is followed up to the gap only."""
 
+ERROR_COLUMNS: Final = tuple(
+    name
+    for name in schema.SPANS
+    if name
+    not in {
+        "resource_attributes",
+        "scope_attributes",
+        "resource_schema_url",
+        "dropped_attributes_count",
+        "dropped_events_count",
+        "dropped_links_count",
+        "resource_dropped_attributes_count",
+        "scope_dropped_attributes_count",
+    }
+)
+"""Span columns that errors are followed by; a store need not read the others."""
+
 _OPERATION: Final = ("service_name", "span_name")
 _CALL: Final = ("parent_service", "child_service", "boundary")
 
@@ -99,19 +116,29 @@ def errors_bucket(
     traces: TraceSet,
     breaks: pl.DataFrame,
     serving: list[str | None],
-    left_out: list[str],
+    tied: list[str],
     every: str,
     window: str,
-) -> Errors:
-    """Follow the errors of a bucket, with breaks and serving services of the whole known."""
-    if left_out:
-        tied = pl.col("trace_id").is_in(pl.Series(left_out, dtype=pl.String).implode())
+) -> tuple[Errors, TraceSet]:
+    """Follow the errors of a bucket, with breaks and serving services of the whole known.
+
+    The traces of it that are tied to others are handed back instead.
+    """
+    taken = traces.select_traces(tied)
+    if tied:
+        others = ~pl.col("trace_id").is_in(pl.Series(tied, dtype=pl.String).implode())
         traces = traces.with_tables(
-            spans=traces.spans.filter(~tied),
-            events=traces.events.filter(~tied),
-            links=traces.links.filter(~tied),
-            logs=traces.logs.filter(~tied.fill_null(value=False)),
+            spans=traces.spans.filter(others),
+            events=traces.events.filter(others),
+            links=traces.links.filter(others),
+            logs=traces.logs.filter(others.fill_null(value=True)),
         )
+    return _errors(traces, breaks, serving, every, window), taken
+
+
+def _errors(
+    traces: TraceSet, breaks: pl.DataFrame, serving: list[str | None], every: str, window: str
+) -> Errors:
     here = breaks.join(traces.spans.select("trace_id").unique(), on="trace_id", how="semi")
     edges = span_edges(traces)
     exceptions = parse_exceptions(traces)
@@ -122,7 +149,7 @@ def errors_bucket(
         hops=hops,
         integrity=chain_integrity(traces, hops=hops, breaks=here, every=window),
         red=red_series(traces, every=every, breaks=here, hops=hops, serving=serving),
-        digest=digest_audits(traces, hops=hops, edges=edges),
+        digest=digest_audits(traces, hops=hops, edges=edges, exceptions=exceptions),
     )
 
 
@@ -182,14 +209,16 @@ def survey(
         traces,
         engine=engine,
         workers=workers,
+        columns=ERROR_COLUMNS,
         arguments=(serious, serving, tied, every, window),
     )
-    if tied and isinstance(traces, TraceStore):
-        together = gather_traces(traces, tied, engine=engine, workers=workers)
-        second.append(errors_bucket(together, serious, serving, [], every, window))
+    errors = [part for part, _ in second]
+    if tied:
+        together = _joined([taken for _, taken in second])
+        errors.append(_errors(together, serious, serving, every, window))
     return Survey(
         breaks=breaks,
-        errors=_together(second),
+        errors=_together(errors),
         operations=_sum(first, "operations", _OPERATION, "spans"),
         calls=_sum(first, "calls", _CALL, "calls"),
         n_traces=sum(part.n_traces for part in first),
@@ -200,19 +229,7 @@ def survey(
     )
 
 
-def gather_traces(
-    traces: TraceSet | TraceStore,
-    trace_ids: list[str],
-    *,
-    engine: Any = "local",
-    workers: int | None = None,
-) -> TraceSet:
-    """Bring some traces of a capture together in memory."""
-    if isinstance(traces, TraceSet):
-        return traces.select_traces(trace_ids)
-    parts = map_buckets(
-        TraceSet.select_traces, traces, engine=engine, workers=workers, arguments=(trace_ids,)
-    )
+def _joined(parts: list[TraceSet]) -> TraceSet:
     return TraceSet(
         spans=pl.concat([part.spans for part in parts]),
         events=pl.concat([part.events for part in parts]),

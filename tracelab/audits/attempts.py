@@ -33,7 +33,11 @@ _RESULT: Final = pl.Schema(_COLUMNS)
 
 
 def find_retry_groups(
-    traces: TraceSet, *, edges: pl.DataFrame | None = None, max_gap_s: float = 60.0
+    traces: TraceSet,
+    *,
+    edges: pl.DataFrame | None = None,
+    exceptions: pl.DataFrame | None = None,
+    max_gap_s: float = 60.0,
 ) -> pl.DataFrame:
     """Find attempts of one request: siblings that follow a failed one, or a stated count.
 
@@ -41,8 +45,8 @@ def find_retry_groups(
     ----------
     traces : TraceSet
         The capture.
-    edges : pl.DataFrame, optional
-        Schema EDGES of the same capture; computed where not given.
+    edges, exceptions : pl.DataFrame, optional
+        Schemas EDGES and EXCEPTIONS of the same capture; computed where not given.
     max_gap_s : float
         Longest pause between two attempts; longer ones are two requests.
 
@@ -67,16 +71,36 @@ def find_retry_groups(
         raise ParameterError(f"max_gap_s is {max_gap_s}; it must be above 0")
     if edges is None:
         edges = span_edges(traces)
+    if exceptions is None:
+        exceptions = parse_exceptions(traces)
     schema.require_columns(edges, schema.EDGES, name="edges")
+    schema.require_columns(exceptions, schema.EXCEPTIONS, name="exceptions")
+    evidence = failing_spans(traces, exception_records(traces, exceptions))
+    suspect = pl.concat(
+        [
+            evidence.filter("fails").select("trace_id"),
+            traces.spans.filter((pl.col("resend_count") > 0) | _states_a_count()).select(
+                "trace_id"
+            ),
+        ]
+    )
     up = (
         edges.filter(pl.col("relation") == "parent")
         .select("trace_id", pl.col("child_span_id").alias("span_id"), "parent_span_id")
+        .join(suspect, on="trace_id", how="semi")
         .unique(_SPAN, keep="first", maintain_order=True)
     )
-    evidence = failing_spans(traces, exception_records(traces, parse_exceptions(traces)))
-    spans = traces.spans.unique(_SPAN, keep="first", maintain_order=True).drop("parent_span_id")
+    spans = (
+        traces.spans.join(suspect, on="trace_id", how="semi")
+        .unique(_SPAN, keep="first", maintain_order=True)
+        .drop("parent_span_id")
+    )
     groups = pl.concat([_siblings(spans, up, evidence, max_gap_s), _stated(spans, up, evidence)])
     return _amplify(groups, up).sort("time", "trace_id", "parent_span_id", "operation")
+
+
+def _states_a_count() -> pl.Expr:
+    return pl.col("attributes").str.contains('"retry.count"', literal=True)
 
 
 def _siblings(
@@ -128,9 +152,8 @@ def _stated(spans: pl.DataFrame, up: pl.DataFrame, evidence: pl.DataFrame) -> pl
     """Single spans on which a proxy states how often it retried."""
     count = attribute("retry.count").cast(pl.Int64, strict=False)
     proxied = pl.col("attributes").str.contains(_ENVOY, literal=True)
-    stated = pl.col("attributes").str.contains('"retry.count"', literal=True)
     return (
-        spans.filter(stated | (pl.col("resend_count") > 0))
+        spans.filter(_states_a_count() | (pl.col("resend_count") > 0))
         .filter((count > 0) | ((pl.col("resend_count") > 0) & proxied))
         .join(up, on=_SPAN, how="left")
         .join(evidence.select(*_SPAN, "fails"), on=_SPAN, how="left")

@@ -30,15 +30,17 @@ class Digest:
     mixed: pl.DataFrame
 
 
-def digest_audits(traces: TraceSet, *, hops: pl.DataFrame, edges: pl.DataFrame) -> Digest:
+def digest_audits(
+    traces: TraceSet, *, hops: pl.DataFrame, edges: pl.DataFrame, exceptions: pl.DataFrame
+) -> Digest:
     """Count in whole traces what does not depend on other traces.
 
     Parameters
     ----------
     traces : TraceSet
         A capture, or a bucket of whole traces.
-    hops, edges : pl.DataFrame
-        Schemas ERROR_HOPS and EDGES of the same traces.
+    hops, edges, exceptions : pl.DataFrame
+        Schemas ERROR_HOPS, EDGES and EXCEPTIONS of the same traces.
 
     Returns
     -------
@@ -52,7 +54,7 @@ def digest_audits(traces: TraceSet, *, hops: pl.DataFrame, edges: pl.DataFrame) 
     SchemaError
         If a table lacks a column.
     """
-    groups = find_retry_groups(traces, edges=edges)
+    groups = find_retry_groups(traces, edges=edges, exceptions=exceptions)
     return Digest(
         hidden=swallow_costs(traces, hops=hops, edges=edges).select(*_ENDPOINT, *_COST, *_TIME),
         retries=groups.group_by(_RETRIED).agg(

@@ -135,7 +135,7 @@ def _named(traces: TraceSet, key: str) -> pl.DataFrame:
         lifted = pl.col("tenant_id").str.strip_chars('[]" ').replace("", None)
         value = pl.coalesce(value, lifted)
     return (
-        traces.spans.unique(_SPAN, keep="first", maintain_order=True)
-        .select(*_SPAN, "start_time", "service_name", value.alias("tenant"))
+        traces.spans.select(*_SPAN, "start_time", "service_name", value.alias("tenant"))
+        .unique(_SPAN, keep="first", maintain_order=True)
         .filter(pl.col("tenant").is_not_null())
     )

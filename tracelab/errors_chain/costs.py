@@ -13,6 +13,17 @@ from tracelab.traceset import TraceSet, require_traces
 
 _MAX_LEVELS: Final = 64
 _ENTRY_KINDS: Final = ["SERVER", "CONSUMER"]
+_NEEDED: Final = (
+    *SPAN,
+    "service_name",
+    "name",
+    "kind",
+    "status_code",
+    "http_response_status_code",
+    "start_time",
+    "end_time",
+    "duration_ns",
+)
 
 
 def swallow_costs(
@@ -53,7 +64,7 @@ def swallow_costs(
         hops = find_error_hops(traces, edges=edges)
     schema.require_columns(hops, schema.ERROR_HOPS, name="hops")
     schema.require_columns(edges, schema.EDGES, name="edges")
-    spans = traces.spans.unique(SPAN, keep="first", maintain_order=True)
+    spans = traces.spans.select(_NEEDED).unique(SPAN, keep="first", maintain_order=True)
     up = (
         edges.filter(pl.col("relation") == "parent")
         .select("trace_id", pl.col("child_span_id").alias("span_id"), "parent_span_id")

@@ -58,6 +58,8 @@ _TYPES: Final[dict[str, dict[str, str]]] = {
     }
     for table, columns in STORED.items()
 }
+"""Column types of each table as a part names them; a part of others is no part of a store."""
+
 _BY_TRACE: Final = ("spans", "events", "links", "logs")
 _MIN_GROUP: Final = 8192
 """Least rows of a row group: small buckets share one, so that small parts stay small."""
@@ -362,7 +364,7 @@ def read_parts(
     table: str,
     bucket: int | None = None,
     columns: Sequence[str] | None = None,
-    trace_id: str | None = None,
+    trace_ids: pl.Series | None = None,
 ) -> pl.DataFrame:
     """Read the rows of parts of one table, or of one bucket, after checking their bytes.
 
@@ -378,8 +380,8 @@ def read_parts(
         Read the row groups that hold it only.
     columns : sequence of str, optional
         Read these columns only.
-    trace_id : str, optional
-        Leave out row groups that cannot hold this trace, by their statistics.
+    trace_ids : pl.Series, optional
+        Only rows of these traces; row groups that hold none of them are not decoded.
 
     Returns
     -------
@@ -396,18 +398,21 @@ def read_parts(
 
     def read(numbered: tuple[int, Part]) -> pl.DataFrame | None:
         base, part = numbered
-        arrow = _read_part(root, part, names, bucket, trace_id)
+        arrow = _read_part(root, part, names, bucket, trace_ids)
         if arrow is None:
             return None
         for field in arrow.schema:
             if _plainly(field.type) != _TYPES[table][field.name]:
                 raise _unreadable(root, part, f"{field.name} is of type {field.type}")
-        return _rows_of(arrow, base, bucket)
+        rows = _rows_of(arrow, base, bucket)
+        if trace_ids is None:
+            return rows
+        return rows.filter(pl.col("trace_id").is_in(trace_ids.implode()))
 
     # A trace is looked for in a little of each part, mostly in vain: that is digests and waiting.
     with ThreadPoolExecutor(_SEEKERS) as pool:
         numbered = enumerate(parts)
-        tables = pool.map(read, numbered) if trace_id is not None else map(read, numbered)
+        tables = pool.map(read, numbered) if trace_ids is not None else map(read, numbered)
     found = [rows for rows in tables if rows is not None]
     if not found:
         return pl.DataFrame(schema=stored)
@@ -443,7 +448,7 @@ def batches_of(rows: pl.DataFrame) -> list[int]:
 
 
 def _read_part(
-    root: Shelf, part: Part, names: list[str], bucket: int | None, trace_id: str | None
+    root: Shelf, part: Part, names: list[str], bucket: int | None, trace_ids: pl.Series | None
 ) -> pa.Table | None:
     wanted = [
         at
@@ -452,7 +457,8 @@ def _read_part(
     ]
     if not wanted:
         return None
-    return _read_groups(root, part, wanted, names if bucket is None else [*names, BUCKET], trace_id)
+    names = names if bucket is None else [*names, BUCKET]
+    return _read_groups(root, part, wanted, names, trace_ids)
 
 
 _METADATA: Final[dict[str, pq.FileMetaData]] = {}
@@ -463,16 +469,16 @@ _SEEKERS: Final = 8
 
 
 def _read_groups(
-    root: Shelf, part: Part, wanted: list[int], names: list[str], trace_id: str | None
+    root: Shelf, part: Part, wanted: list[int], names: list[str], trace_ids: pl.Series | None
 ) -> pa.Table | None:
     try:
         reader = _opened(root, part, wanted)
-        if trace_id is not None:
-            wanted = [at for at in wanted if _holds(reader, at, trace_id)]
+        if trace_ids is not None:
+            wanted = [at for at in wanted if _holds(reader, at, trace_ids)]
             if not wanted:
                 return None
         return reader.read_row_groups(wanted, columns=names, use_threads=False)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, pl.exceptions.PolarsError) as error:
         raise _unreadable(root, part, error) from error
 
 
@@ -533,16 +539,17 @@ def _unreadable(root: Shelf, part: Part, error: object) -> StoreError:
     )
 
 
-def _holds(reader: pq.ParquetFile, group: int, trace_id: str) -> bool:
+def _holds(reader: pq.ParquetFile, group: int, trace_ids: pl.Series) -> bool:
     """Ask the statistics of a row group, then its trace ids, before the rest is decoded."""
     place = reader.schema_arrow.get_field_index("trace_id")
     statistics = reader.metadata.row_group(group).column(place).statistics
-    known = statistics is not None and statistics.has_min_max
-    if known and not statistics.min <= trace_id <= statistics.max:
+    if statistics is not None and statistics.has_min_max:
+        trace_ids = trace_ids.filter(trace_ids.is_between(statistics.min, statistics.max))
+    if trace_ids.is_empty():
         return False
     ids = reader.read_row_group(group, columns=["trace_id"], use_threads=False).column(0)
     # polars compares: pyarrow would import pandas to make a scalar, a tenth of a second.
-    return trace_id in pl.Series(ids)
+    return trace_ids.is_in(pl.Series(ids).implode()).any()
 
 
 def is_sound(root: Shelf, part: Part) -> bool:

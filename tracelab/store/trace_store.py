@@ -358,13 +358,33 @@ class TraceStore:
             If a part is missing or a byte of it was altered.
         """
         for candidate in dict.fromkeys((trace_id, trace_id.lower().rjust(32, "0"))):
-            found = self._read_trace(candidate)
+            found = self._read_traces([candidate])
             if found.spans.height:
                 return found
         raise UnknownTraceError(
             f"no trace {html.plain(trace_id)} in the store {self._root}; ids are 32 hex digits, "
             "findings.json and report.html of an investigation name some"
         )
+
+    def select_traces(self, trace_ids: Sequence[str]) -> TraceSet:
+        """Read some traces, without the rest of the store.
+
+        Parameters
+        ----------
+        trace_ids : sequence of str
+            Trace ids; those that are not there are passed over.
+
+        Returns
+        -------
+        TraceSet
+            As `TraceSet.select_traces` of the whole store.
+
+        Raises
+        ------
+        StoreError
+            If a part is missing or a byte of it was altered.
+        """
+        return self._inside(self._read_traces(trace_ids))
 
     @property
     def ingest_table(self) -> pl.DataFrame:
@@ -595,20 +615,26 @@ class TraceStore:
                 )
         return Chunk(**found)
 
-    def _read_trace(self, trace_id: str) -> TraceSet:
-        bucket = int(bucket_of(pl.Series([trace_id]), self.n_buckets)[0])
-        of_trace = pl.col("trace_id") == trace_id
+    def _read_traces(self, trace_ids: Sequence[str]) -> TraceSet:
+        everything = self._batches()
+        ids = pl.Series("trace_id", trace_ids, dtype=pl.String).unique()
+        wanted = pl.DataFrame([ids, bucket_of(ids, self.n_buckets).alias("bucket")])
+        by_bucket = [
+            (group["bucket"][0], group["trace_id"]) for group in wanted.partition_by("bucket")
+        ]
 
         def rows_of(table: str, batches: Sequence[int]) -> pl.DataFrame:
-            everything = self._batches()
             parts = [
                 each.get(table, _NO_ROWS) if at in batches else _NO_ROWS
                 for at, each in enumerate(everything)
             ]
-            found = read_parts(self._root, parts, table=table, bucket=bucket, trace_id=trace_id)
-            return found.filter(of_trace)
+            found = [
+                read_parts(self._root, parts, table=table, bucket=bucket, trace_ids=ids)
+                for bucket, ids in by_bucket
+            ]
+            return pl.concat([pl.DataFrame(schema=STORED[table]), *found])
 
-        all_batches = range(len(self._batches()))
+        all_batches = range(len(everything))
         spans = rows_of("spans", all_batches)
         # Events and links lie in the batch of their span; logs come on ways of their own.
         near = batches_of(spans) if spans.height else []

@@ -151,12 +151,7 @@ def usual_boundaries(skeleton: Skeleton, rows: Ints) -> pl.DataFrame:
         If a row does not exist.
     """
     words = pl.DataFrame(CROSSINGS, schema=["boundary", "_evidence"], orient="row")
-    n_words = len(CROSSINGS)
-    intact = skeleton.intact
-    seen = np.bincount(
-        pair_codes(skeleton.op[intact], skeleton.crossing[intact], n_words),
-        minlength=skeleton.ops.height * n_words,
-    ).reshape(-1, n_words)
+    seen = skeleton.once(_crossings_seen)
     far = np.array([word in ("network", "process", "queue") for word, _ in CROSSINGS])
     op = skeleton.op[rows]
     remote = skeleton.remote[rows]
@@ -173,7 +168,7 @@ def usual_boundaries(skeleton: Skeleton, rows: Ints) -> pl.DataFrame:
     best = votes.argmax(1)
     has_votes = votes.max(1) > 0
     boundary = words["boundary"].gather(best)
-    beside = has_votes & np.isin(best, _WITHOUT_IDS) & _runs_beside(skeleton)[op]
+    beside = has_votes & np.isin(best, _WITHOUT_IDS) & skeleton.once(_runs_beside)[op]
     table = pl.DataFrame(
         {
             "usual": boundary,
@@ -242,6 +237,15 @@ def usual_boundaries(skeleton: Skeleton, rows: Ints) -> pl.DataFrame:
         .otherwise(pl.lit("flags say nothing; the span's kind tells")),
         local="local",
     )
+
+
+def _crossings_seen(skeleton: Skeleton) -> Ints:
+    """How often each crossing leads to each operation where the parent is there."""
+    intact, n_words = skeleton.intact, len(CROSSINGS)
+    return np.bincount(
+        pair_codes(skeleton.op[intact], skeleton.crossing[intact], n_words),
+        minlength=skeleton.ops.height * n_words,
+    ).reshape(-1, n_words)
 
 
 _FLOWS: Final = ("thread", "task")
@@ -315,7 +319,7 @@ def _runs_beside(skeleton: Skeleton) -> Bools:
     near = np.isin(skeleton.crossing[rows], _WITHOUT_IDS) & (rows != parent)
     near &= skeleton.timed[rows] & skeleton.timed[parent]
     rows, parent = rows[near], parent[near]
-    order = np.lexsort((skeleton.start[rows], parent))
+    order = np.argsort(parent, kind="stable")  # rows are in order of time
     rows, parent = rows[order], parent[order]
     meets = (parent[1:] == parent[:-1]) & (skeleton.start[rows[1:]] < skeleton.end[rows[:-1]])
     beside = skeleton.end[rows] > skeleton.end[parent]

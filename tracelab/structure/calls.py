@@ -98,6 +98,32 @@ class Answer:
     marginal: Floats
 
 
+def by_process(skeleton: Skeleton, callees: Ints, callers: Ints) -> list[tuple[Ints, Ints]]:
+    """Part callees, and the callers that share a process with them, by process.
+
+    Parameters
+    ----------
+    skeleton : Skeleton
+        The capture.
+    callees, callers : ndarray of int64
+        Rows.
+
+    Returns
+    -------
+    list of tuple of ndarray of int64
+        Callees and callers of each process that has a callee, in their order.
+
+    Raises
+    ------
+    ValueError
+        Never.
+    """
+    place, of_callers = skeleton.process[callees], skeleton.process[callers]
+    return [
+        (callees[place == code], callers[of_callers == code]) for code in np.unique(place).tolist()
+    ]
+
+
 def candidate_pairs(
     skeleton: Skeleton,
     callees: Ints,

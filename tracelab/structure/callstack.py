@@ -11,7 +11,15 @@ import numpy as np
 import polars as pl
 
 from tracelab.structure.codes import pair_codes
-from tracelab.structure.skeleton import CLIENT, PRODUCER, Bools, Floats, Ints, Skeleton
+from tracelab.structure.skeleton import (
+    CLIENT,
+    ONE_CLOCK_NS,
+    PRODUCER,
+    Bools,
+    Floats,
+    Ints,
+    Skeleton,
+)
 
 ALWAYS: Final = 0.9
 """Least share of callees that end within a caller class for it to be one that waits."""
@@ -25,8 +33,6 @@ AT_ONCE: Final = 0.2
 TOSS_UP: Final = 0.65
 """How sure a caller is where nested spans ended together, or all had ended, before the callee
 began: the outer one is likelier, since it went on after the inner one, but nothing tells more."""
-
-_TOLERANCE_NS: Final = 100_000
 
 
 def innermost_open(skeleton: Skeleton, callees: Ints, found: Ints) -> tuple[Ints, Floats]:
@@ -167,10 +173,10 @@ def _spans_beside(skeleton: Skeleton, callees: Ints, found: Ints, asked: Ints) -
         pl.Series("class", skeleton.caller_class[row]),
         pl.Series("entry", skeleton.op[_local_top(skeleton, row)]),
         pl.Series("start", skeleton.start[row]),
-        pl.Series("open", skeleton.end[row] >= start - _TOLERANCE_NS),
+        pl.Series("open", skeleton.end[row] >= start - ONE_CLOCK_NS),
         pl.Series("ended", skeleton.end[row] <= start),
-        pl.Series("around", skeleton.end[row] >= end - _TOLERANCE_NS),
-    ).filter(pl.Series((skeleton.start[row] <= start + _TOLERANCE_NS) & (row != callee)))
+        pl.Series("around", skeleton.end[row] >= end - ONE_CLOCK_NS),
+    ).filter(pl.Series((skeleton.start[row] <= start + ONE_CLOCK_NS) & (row != callee)))
 
 
 def _local_top(skeleton: Skeleton, rows: Ints) -> Ints:
@@ -221,7 +227,7 @@ def _goes_on(skeleton: Skeleton, upper: Ints, lower: Ints) -> Bools:
     )
     busy = np.zeros(upper.size, bool)
     busy[beside["pair"].to_numpy()[meanwhile & (child != below)]] = True
-    busy |= skeleton.end[upper] + _TOLERANCE_NS < skeleton.end[lower]
+    busy |= skeleton.end[upper] + ONE_CLOCK_NS < skeleton.end[lower]
     often = pl.col("busy").mean().over("kinds") > AT_ONCE
     found: Bools = pairs.select("kinds", busy=pl.Series(busy)).select(often)["busy"].to_numpy()
     return found

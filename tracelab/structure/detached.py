@@ -24,6 +24,7 @@ from tracelab.structure.peers import Peers
 from tracelab.structure.sidecars import nearer_beside
 from tracelab.structure.skeleton import (
     CONSUMER,
+    ONE_CLOCK_NS,
     SERVER,
     Bools,
     Ints,
@@ -46,7 +47,6 @@ a buffer that each tenth request fills is flushed on behalf of all ten, by a roo
 
 MAX_CLASSES: Final = 6
 
-_TOLERANCE_LOCAL_NS: Final = 100_000
 _TOLERANCE_REMOTE_NS: Final = 3_000_000
 
 
@@ -188,7 +188,7 @@ def _answer(
     *,
     local: bool,
 ) -> Answer:
-    tolerance = _TOLERANCE_LOCAL_NS if local else _TOLERANCE_REMOTE_NS
+    tolerance = ONE_CLOCK_NS if local else _TOLERANCE_REMOTE_NS
     pairs = candidate_pairs(skeleton, callees, classes, same_process=local, tolerance_ns=tolerance)
     if int(skeleton.kind[callees[0]]) == SERVER:
         pairs = _while_waiting(skeleton, callees, pairs)
@@ -199,7 +199,7 @@ def _ask_strangers(
     skeleton: Skeleton, op: int, callees: Ints, peers: Peers, known: set[int], *, local: bool
 ) -> Answer | None:
     """Ask caller classes that were never seen to call the operation."""
-    tolerance = _TOLERANCE_LOCAL_NS if local else _TOLERANCE_REMOTE_NS
+    tolerance = ONE_CLOCK_NS if local else _TOLERANCE_REMOTE_NS
     suspects = discover_callers(
         skeleton, op, callees, local=local, tolerance_ns=tolerance, peers=peers
     )

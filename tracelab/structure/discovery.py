@@ -12,7 +12,7 @@ from typing import Final
 
 import numpy as np
 
-from tracelab.structure.calls import CallerClass, candidate_pairs
+from tracelab.structure.calls import CallerClass, by_process, candidate_pairs
 from tracelab.structure.codes import pair_codes
 from tracelab.structure.enclosure import enclosed_by, enclosure
 from tracelab.structure.laws import Law, pair_ranges, warp
@@ -21,6 +21,7 @@ from tracelab.structure.skeleton import (
     CLIENT,
     CONSUMER,
     INTERNAL,
+    ONE_CLOCK_NS,
     PRODUCER,
     SERVER,
     Bools,
@@ -174,7 +175,7 @@ def _is_lost_work(skeleton: Skeleton, callees: Ints, rows: Ints) -> bool:
     if float(((skeleton.state[rows] == ROOT) & ~entered).mean()) < 0.5:
         return False
     asked = outlasted = 0
-    for mine, callers in _together(skeleton, callees, rows, local=True):
+    for mine, callers in by_process(skeleton, callees, rows):
         last = np.searchsorted(skeleton.start[callers], skeleton.start[mine], side="right") - 1
         mine, last = mine[last >= 0], last[last >= 0]
         asked += mine.size
@@ -232,7 +233,7 @@ def _present(skeleton: Skeleton, sample: Ints, rows: Ints, size: int) -> Floats:
         near = rows[skeleton.process[rows] == code]
         begins = skeleton.start[near]
         at = skeleton.start[mine]
-        high = np.searchsorted(begins, at + 100_000, side="right")
+        high = np.searchsorted(begins, at + ONE_CLOCK_NS, side="right")
         low = np.maximum(np.searchsorted(begins, at - window), high - 2_000)
         owner, position = pair_ranges(low, high)
         lately = skeleton.end[near[position]] >= at[owner] - _LATELY_NS
@@ -290,17 +291,14 @@ def _weigh(
     observed = _histogram(gaps)
     shifts = _shifts(skeleton, group.window_ns, int(np.clip(2_000 / sample.size, 8, 500)))
     bounds = (-tolerance_ns, group.window_ns)
-    moved = np.stack(
-        [_histogram(_moved_gaps(skeleton, sample, group, local, bounds, shift)) for shift in shifts]
-    )
+    places = by_process(skeleton, sample, group.rows) if local else [(sample, group.rows)]
+    moved = np.stack([_histogram(_moved_gaps(skeleton, places, bounds, shift)) for shift in shifts])
     if int(skeleton.kind[callees[0]]) in (CLIENT, PRODUCER):
         # A job on a timetable meets its own call again one period later: that is no chance.
         totals = moved.sum(axis=1)
         moved = moved[np.argsort(totals, kind="stable")[: int(np.ceil(0.9 * totals.size))]]
     # Bursts of traffic make callers and callees meet whichever comes first; calls do not.
-    mirrored = _histogram(
-        -_moved_gaps(skeleton, sample, group, local, (-group.window_ns, tolerance_ns), 0)
-    )
+    mirrored = _histogram(-_moved_gaps(skeleton, places, (-group.window_ns, tolerance_ns), 0))
     surprise, share = _surprise(observed, moved, mirrored, sample.size)
     accounted = share * callees.size
     if (
@@ -415,34 +413,17 @@ def _histogram(gaps: Ints) -> Floats:
     return np.bincount(_bins(gaps), minlength=int(2 * _BIN_REACH / _BIN) + 1).astype(np.float64)
 
 
-def _together(
-    skeleton: Skeleton, callees: Ints, callers: Ints, *, local: bool
-) -> list[tuple[Ints, Ints]]:
-    """Callees and callers that may belong together: those of one process, if they are local."""
-    if not local:
-        return [(callees, callers)]
-    place, of_callers = skeleton.process[callees], skeleton.process[callers]
-    return [
-        (callees[place == code], callers[of_callers == code]) for code in np.unique(place).tolist()
-    ]
-
-
 def _moved_gaps(
-    skeleton: Skeleton,
-    callees: Ints,
-    group: CallerClass,
-    local: bool,
-    bounds: tuple[int, int],
-    shift: int,
+    skeleton: Skeleton, places: list[tuple[Ints, Ints]], bounds: tuple[int, int], shift: int
 ) -> Ints:
-    """Delays from callers to callees that lie within bounds, the callees moved in time.
+    """Delays from callers to callees of a place within bounds, the callees moved in time.
 
     What is moved out of the capture comes in again at its other end.
     """
     first, last = skeleton.window
     length = max(last - first, 1)
     gaps = []
-    for mine, rows in _together(skeleton, callees, group.rows, local=local):
+    for mine, rows in places:
         begins = skeleton.start[rows]
         moved = (skeleton.start[mine] - first + shift) % length + first
         low = np.searchsorted(begins, moved - bounds[1])
@@ -450,7 +431,7 @@ def _moved_gaps(
         owner, position = pair_ranges(low, high)
         gap = moved[owner] - begins[position]
         slack = min(-bounds[0], bounds[1])
-        gaps.append(gap[_may_wait(skeleton, callees, rows[position], gap, slack)])
+        gaps.append(gap[_may_wait(skeleton, mine, rows[position], gap, slack)])
     return np.concatenate(gaps)
 
 

@@ -11,7 +11,7 @@ import polars as pl
 
 from tracelab.structure.codes import count_pairs, pair_codes, slices
 from tracelab.structure.conflicts import where_ids_change
-from tracelab.structure.skeleton import FAR, SERVER, Bools, Ints, Skeleton
+from tracelab.structure.skeleton import FAR, ONE_CLOCK_NS, SERVER, Bools, Ints, Skeleton
 
 RARE: Final = 0.02
 """At most this share of an operation's spans may look like this for it to be unusual. No sign but
@@ -38,7 +38,6 @@ HOARD: Final = 5
 _THREADS: Final = 3
 """Least threads that answer requests of a process from which it is no event loop."""
 
-_TOLERANCE_NS: Final = 100_000
 _TICK_NS: Final = 1_000_000
 _SAMPLE: Final = 200_000
 """Calls from which it is learnt who does one thing at a time."""
@@ -304,7 +303,7 @@ def _strange() -> tuple[pl.Expr, ...]:
     """
     n_pair = pl.col("n_pair")
     strange = (pl.col("n_op") >= LEAST) & (n_pair <= _few()) & (n_pair < pl.col("callers"))
-    strange &= pl.col("gap") >= -_TOLERANCE_NS
+    strange &= pl.col("gap") >= -ONE_CLOCK_NS
     share = n_pair / pl.min_horizontal("n_op", "callers")
     # A rare call that comes again and always fits into its caller may be a code path.
     path = (n_pair >= LEAST) & (pl.col("inside_pair") == n_pair)
@@ -362,7 +361,7 @@ def _crowded() -> tuple[pl.Expr, ...]:
     outlive = (last & ~pl.col("inside")).sum().over("pair")
     common_to_outlive = outlive > OFTEN * last.sum().over("pair")
     step = pl.col("start").diff().over("family", order_by="start")
-    together = (step <= _TOLERANCE_NS).fill_null(value=False)
+    together = (step <= ONE_CLOCK_NS).fill_null(value=False)
     crowded &= after | ~(common_to_outlive | together)
     share = crowd.sum().over("pair") / n_pair
     crowded &= share <= CROWDED
@@ -429,7 +428,7 @@ def _while_busy(skeleton: Skeleton, doubts: pl.DataFrame) -> pl.Series:
 
 def _beside() -> pl.Expr:
     """Whether a call meets a sibling: one that began before it, or one that begins in it."""
-    slack = _TOLERANCE_NS // 2
+    slack = ONE_CLOCK_NS // 2
     began = pl.col("end").cum_max().shift(1).over("parent") > pl.col("start") + slack
     begins = pl.col("start").shift(-1).over("parent") < pl.col("end") - slack
     return began.fill_null(value=False) | begins.fill_null(value=False)

@@ -9,7 +9,8 @@ from typing import Final
 
 import numpy as np
 
-from tracelab.structure.skeleton import Bools, Ints, Skeleton
+from tracelab.structure.calls import by_process
+from tracelab.structure.skeleton import ONE_CLOCK_NS, Bools, Ints, Skeleton
 
 _MOVES: Final = (1, 2, 4, 8, 16, 32)
 """Moves to both sides, in lengths of a caller and a callee: none still overlaps its own."""
@@ -19,8 +20,6 @@ _ENOUGH: Final = 4
 
 _EACH: Final = 2
 """Callees per caller, at most: a stream that lasts through everything encloses everything."""
-
-_TOLERANCE_NS: Final = 100_000
 
 
 def enclosure(skeleton: Skeleton, callees: Ints, callers: Ints) -> tuple[float, float]:
@@ -51,16 +50,19 @@ def enclosure(skeleton: Skeleton, callees: Ints, callers: Ints) -> tuple[float, 
         int(np.quantile(skeleton.end[rows] - skeleton.start[rows], 0.95))
         for rows in (callees, callers)
     )
-    enclosed, _ = _count(skeleton, callees, callers, 0)
-    chances = []
+    places = [_Place(skeleton, *both) for both in by_process(skeleton, callees, callers)]
+    share = sum(place.enclosed(0)[0] for place in places) / callees.size
+    # The worst of them: who comes in bursts meets others of the burst close by.
+    chance, known = 0.0, 0
     for move in _MOVES:
-        met = [_count(skeleton, callees, callers, sign * move * length) for sign in (-1, 1)]
+        met = [place.enclosed(sign * move * length) for sign in (-1, 1) for place in places]
         hits, tried = (sum(column) for column in zip(*met, strict=True))
         if tried >= callees.size:
-            chances.append((hits + 1) / (tried + 2))
-    # The worst of them: who comes in bursts meets others of the burst close by.
-    share, chance = enclosed / callees.size, max(chances, default=1.0)
-    if len(chances) < _ENOUGH or share <= chance:
+            known += 1
+            chance = max(chance, (hits + 1) / (tried + 2))
+            if share <= chance:
+                return 0.0, 0.0
+    if known < _ENOUGH:
         return 0.0, 0.0
     surprise = share * np.log(share / chance)
     if share < 1:
@@ -68,22 +70,26 @@ def enclosure(skeleton: Skeleton, callees: Ints, callers: Ints) -> tuple[float, 
     return float(callees.size * surprise), (share - chance) / (1 - chance)
 
 
-def _count(skeleton: Skeleton, callees: Ints, callers: Ints, move: int) -> tuple[int, int]:
-    """How many callees, moved in time, some caller encloses, and how many stay in the capture."""
-    low, high = skeleton.window
-    enclosed = tried = 0
-    for code in np.unique(skeleton.process[callees]).tolist():
-        mine = callees[skeleton.process[callees] == code]
-        theirs = callers[skeleton.process[callers] == code]
-        start, end = skeleton.start[mine] + move, skeleton.end[mine] + move
+class _Place:
+    """Callees and callers of one process."""
+
+    def __init__(self, skeleton: Skeleton, callees: Ints, callers: Ints) -> None:
+        self._window = skeleton.window
+        self._start, self._end = skeleton.start[callees], skeleton.end[callees]
+        self._begun = skeleton.start[callers] - ONE_CLOCK_NS
+        self._latest = np.maximum.accumulate(skeleton.end[callers]) + ONE_CLOCK_NS
+
+    def enclosed(self, move: int) -> tuple[int, int]:
+        """How many callees, moved in time, some caller encloses; how many stay in the capture."""
+        low, high = self._window
+        start, end = self._start + move, self._end + move
         inside: Bools = (start >= low) & (end <= high)
-        tried += int(inside.sum())
-        if theirs.size:
-            place = np.searchsorted(skeleton.start[theirs] - _TOLERANCE_NS, start, side="right")
-            latest = np.maximum.accumulate(skeleton.end[theirs]) + _TOLERANCE_NS
-            within = (place > 0) & (end <= latest[np.maximum(place - 1, 0)])
-            enclosed += int((within & inside).sum())
-    return enclosed, tried
+        tried = int(inside.sum())
+        if not self._begun.size:
+            return 0, tried
+        place = np.searchsorted(self._begun, start, side="right")
+        within = (place > 0) & (end <= self._latest[np.maximum(place - 1, 0)])
+        return int((within & inside).sum()), tried
 
 
 def enclosed_by(skeleton: Skeleton, callees: Ints, callers: Ints) -> Bools:
@@ -106,7 +112,7 @@ def enclosed_by(skeleton: Skeleton, callees: Ints, callers: Ints) -> Bools:
     ValueError
         If they differ in length.
     """
-    within: Bools = (skeleton.end[callees] <= skeleton.end[callers] + _TOLERANCE_NS) & (
-        skeleton.start[callees] >= skeleton.start[callers] - _TOLERANCE_NS
+    within: Bools = (skeleton.end[callees] <= skeleton.end[callers] + ONE_CLOCK_NS) & (
+        skeleton.start[callees] >= skeleton.start[callers] - ONE_CLOCK_NS
     )
     return within

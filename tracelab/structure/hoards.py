@@ -15,9 +15,7 @@ from tracelab.structure.boundaries import usual_boundaries
 from tracelab.structure.calls import Answer, answer, candidate_pairs
 from tracelab.structure.discovery import MIN_CALLS, MIN_SHARE, discover_callers
 from tracelab.structure.doubts import DOUBTS, HOARD, LEAST, OFTEN, RARE
-from tracelab.structure.skeleton import CONSUMER, FAR, SERVER, Ints, Skeleton
-
-_TOLERANCE_NS: Final = 100_000
+from tracelab.structure.skeleton import CONSUMER, FAR, ONE_CLOCK_NS, SERVER, Ints, Skeleton
 
 
 def find_hoards(places: pl.DataFrame, known: pl.Series) -> pl.DataFrame:
@@ -179,7 +177,7 @@ def ask_others(skeleton: Skeleton, op: int, rows: Ints) -> Answer | None:
     ValueError
         Never.
     """
-    suspects = discover_callers(skeleton, op, rows, local=True, tolerance_ns=_TOLERANCE_NS)
+    suspects = discover_callers(skeleton, op, rows, local=True, tolerance_ns=ONE_CLOCK_NS)
     # What hangs below the same parents belongs to the same unknown requests.
     above = skeleton.parent[rows]
     above = above[above >= 0]
@@ -191,7 +189,7 @@ def ask_others(skeleton: Skeleton, op: int, rows: Ints) -> Answer | None:
     if not suspects:
         return None
     classes = [suspect.group for suspect in suspects]
-    pairs = candidate_pairs(skeleton, rows, classes, same_process=True, tolerance_ns=_TOLERANCE_NS)
+    pairs = candidate_pairs(skeleton, rows, classes, same_process=True, tolerance_ns=ONE_CLOCK_NS)
     reply = answer(
         skeleton, rows, classes, pairs, first_guess=[suspect.law for suspect in suspects]
     )

@@ -17,7 +17,7 @@ from tracelab.structure.doubts import OFTEN, RARE, find_doubts, find_places
 from tracelab.structure.hoards import ask_others, find_hoards, find_lost_hoards
 from tracelab.structure.known_calls import callers_with_room, known_calls
 from tracelab.structure.laws import Law
-from tracelab.structure.skeleton import FAR, Bools, Floats, Ints, Skeleton, verdicts
+from tracelab.structure.skeleton import FAR, ONE_CLOCK_NS, Bools, Floats, Ints, Skeleton, verdicts
 from tracelab.structure.spine import span_words, take_rows
 
 MOSTLY: Final = 0.6
@@ -26,8 +26,6 @@ MOSTLY: Final = 0.6
 GONE: Final = 0.1
 """How much likelier an honest call is where nobody else could have made it: of ten callers one may
 have got lost."""
-
-_TOLERANCE_NS: Final = 100_000
 
 
 def find_wrong_parents(skeleton: Skeleton, *, min_odds: float = 200.0) -> pl.DataFrame:
@@ -96,7 +94,7 @@ def _ask(skeleton: Skeleton, op: int, doubtful: Ints) -> Answer | None:
     if not classes:
         return None
     pairs = candidate_pairs(
-        skeleton, doubtful, classes, same_process=True, tolerance_ns=_TOLERANCE_NS
+        skeleton, doubtful, classes, same_process=True, tolerance_ns=ONE_CLOCK_NS
     )
     return answer(skeleton, doubtful, classes, pairs)
 
@@ -135,7 +133,7 @@ def _anybody_open(skeleton: Skeleton, rows: Ints, reply: Answer | None) -> Bools
     anybody = np.zeros(rows.size, bool)
     if reply is not None:
         callee, caller = reply.pairs.callee, reply.pairs.caller
-        at_work = skeleton.end[caller] + _TOLERANCE_NS >= skeleton.start[rows[callee]]
+        at_work = skeleton.end[caller] + ONE_CLOCK_NS >= skeleton.start[rows[callee]]
         anybody[callee[at_work]] = True
     return anybody
 

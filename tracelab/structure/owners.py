@@ -1,17 +1,17 @@
 """Which process of its service a missing span belonged to, and how surely."""
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
 import polars as pl
 
+from tracelab.structure.codes import entries_by_code
 from tracelab.structure.gaps import ends_of
 from tracelab.structure.losses import EXPORT_DELAY_NS, process_table
 from tracelab.structure.missing import Missing
 from tracelab.structure.raggedness import Edge
-from tracelab.structure.skeleton import Bools, Floats, Ints, Skeleton
+from tracelab.structure.skeleton import Floats, Ints, Skeleton
 
 _CLOCK_NS: Final = 50_000_000
 """What the clocks of two hosts of one site may differ by at worst, corrected ones among them."""
@@ -83,7 +83,7 @@ def find_owners(skeleton: Skeleton, missing: Missing, begin: Edge) -> Owners:
     several = table.filter(pl.len().over("service") > 1)
     asked = ~missing.local & (missing.service >= 0)
     stays = _staying(skeleton, several["service"].unique().sort().to_numpy())
-    for service, mine in _groups(missing.service, asked):
+    for service, mine in entries_by_code(missing.service, asked):
         known = process[mine] >= 0
         rivals = (several if known.all() else table).filter(pl.col("service") == service)
         if not rivals.height:
@@ -157,12 +157,3 @@ def _staying(skeleton: Skeleton, services: Ints) -> Floats:
     several, many = met["several"].to_numpy(), met["n"].to_numpy()
     odds[met["service"].to_numpy()] = np.clip((many - several + 1) / (several + 1), 1.0, _STAYS)
     return odds
-
-
-def _groups(codes: Ints, where: Bools) -> Iterator[tuple[int, Ints]]:
-    """Give the entries of each code, of those where it is asked."""
-    entries = np.flatnonzero(where)
-    entries = entries[np.argsort(codes[entries], kind="stable")]
-    distinct, begin = np.unique(codes[entries], return_index=True)
-    if distinct.size:
-        yield from zip(distinct.tolist(), np.split(entries, begin[1:]), strict=True)

@@ -6,25 +6,19 @@ would be blamed. What tells the two apart is the trace id: calls of the one that
 there on one side of a threshold, and the orphans lie on the other.
 """
 
-from collections.abc import Iterator
 from dataclasses import replace
 from typing import Final
 
 import numpy as np
 
+from tracelab.structure.codes import entries_by_code
 from tracelab.structure.missing import Missing
-from tracelab.structure.sampling import MIN_SEPARATION, READINGS, separation
+from tracelab.structure.sampling import MIN_TRACES, parted_by_id
 from tracelab.structure.skeleton import FAR, Ints, Skeleton
 from tracelab.structure.spine import INTACT
 
-_LEAST: Final = 6
-"""Least traces on each side: a perfect threshold then comes about by chance once in 66."""
-
 _MOSTLY: Final = 0.9
 """Least share of the orphans' traces in which the other caller has no span at all."""
-
-_IN_TIME: Final = 0.9
-"""A moment that parts the traces as well as this is no sampling."""
 
 
 def blame_sampled_callers(skeleton: Skeleton, missing: Missing) -> Missing:
@@ -48,7 +42,10 @@ def blame_sampled_callers(skeleton: Skeleton, missing: Missing) -> Missing:
         Never.
     """
     service, op, process = missing.service.copy(), missing.op.copy(), missing.process.copy()
-    for code, orphans in _by_operation(skeleton, missing):
+    afar = ~missing.call & ~missing.local & (missing.service >= 0)
+    for code, orphans in entries_by_code(skeleton.op[missing.row], afar):
+        if orphans.size < MIN_TRACES:
+            continue
         calls = skeleton.by_op.rows(code)
         calls = calls[(skeleton.state[calls] == INTACT) & FAR[skeleton.crossing[calls]]]
         usual = missing.service[orphans]
@@ -57,7 +54,7 @@ def blame_sampled_callers(skeleton: Skeleton, missing: Missing) -> Missing:
         for other in np.setdiff1d(callers, usual).tolist():
             theirs = calls[callers == other]
             present = np.unique(skeleton.trace[theirs])
-            if _parts(skeleton, present, absent, other):
+            if _may_be_sampled(skeleton, present, absent, other):
                 names, many = np.unique(skeleton.op[skeleton.parent[theirs]], return_counts=True)
                 service[orphans], op[orphans] = other, names[many.argmax()]
                 process[orphans] = -1
@@ -65,29 +62,10 @@ def blame_sampled_callers(skeleton: Skeleton, missing: Missing) -> Missing:
     return replace(missing, service=service, op=op, process=process)
 
 
-def _by_operation(skeleton: Skeleton, missing: Missing) -> Iterator[tuple[int, Ints]]:
-    """Give the entries of each operation of which calls from afar lack their callers."""
-    entries = np.flatnonzero(~missing.call & ~missing.local & (missing.service >= 0))
-    op = skeleton.op[missing.row[entries]]
-    entries = entries[np.argsort(op, kind="stable")]
-    codes, begin, many = np.unique(np.sort(op), return_index=True, return_counts=True)
-    for code, first, count in zip(codes.tolist(), begin.tolist(), many.tolist(), strict=True):
-        if count >= _LEAST:
-            yield code, entries[first : first + count]
-
-
-def _parts(skeleton: Skeleton, present: Ints, absent: Ints, service: int) -> bool:
+def _may_be_sampled(skeleton: Skeleton, present: Ints, absent: Ints, service: int) -> bool:
     """Tell whether a threshold parts traces that a service called in from those that lack it."""
     rows = skeleton.rows_in(absent)
     without = np.setdiff1d(absent, skeleton.trace[rows[skeleton.service[rows] == service]])
-    if without.size < _MOSTLY * absent.size or min(present.size, without.size) < _LEAST:
+    if without.size < _MOSTLY * absent.size or min(present.size, without.size) < MIN_TRACES:
         return False
-    traces = np.concatenate([present, without])
-    rows = skeleton.rows_in(traces)
-    found, first = np.unique(skeleton.trace[rows], return_index=True)
-    rows = rows[first]
-    gone = np.isin(found, without)
-    if separation(skeleton.start[rows].astype(np.uint64), gone) > _IN_TIME:
-        return False
-    hi, lo = skeleton.trace_ids(rows)
-    return max(separation(read(hi, lo), gone) for read in READINGS.values()) >= MIN_SEPARATION
+    return parted_by_id(skeleton, present, without)

@@ -19,6 +19,14 @@ Words = npt.NDArray[np.uint64]
 MIN_SEPARATION: Final = 0.97
 """Least area under the curve: a few other losses among hundreds of traces may disturb it."""
 
+MIN_TRACES: Final = 6
+"""Least traces with a service, and without it: with six and six, seven readings and two
+directions a perfect threshold comes about by chance once in 66."""
+
+_BY_TIME: Final = 0.9
+"""Ids that hold a time, or losses of one stretch of time, must not pass for sampling: where the
+moment parts the traces as well as this, nothing is said."""
+
 MIN_SURPRISE: Final = 25.0
 """Least surprise, in nats, of a threshold that other losses blur: one in a billion, after seven
 readings, hundreds of thresholds and a hundred services."""
@@ -92,9 +100,45 @@ def separation(values: Words, absent: Bools) -> float:
     return float(max(area, 1 - area))
 
 
-def sampled_out(
-    skeleton: Skeleton, missing: Missing, *, min_traces: int = 6
-) -> tuple[Floats, list[str]]:
+def parted_by_id(skeleton: Skeleton, present: Ints, absent: Ints) -> bool:
+    """Tell whether a threshold of the trace id parts two sets of traces, and time does not.
+
+    Parameters
+    ----------
+    skeleton : Skeleton
+        The capture.
+    present, absent : ndarray of int64
+        Traces, none of them in both.
+
+    Returns
+    -------
+    bool
+        True if some reading separates them by `MIN_SEPARATION`.
+
+    Raises
+    ------
+    ValueError
+        Never.
+    """
+    rows = np.concatenate([_row_of(skeleton, present), _row_of(skeleton, absent)])
+    label = np.arange(rows.size) >= present.size
+    if separation(_moments(skeleton, rows), label) > _BY_TIME:
+        return False
+    words = _words(skeleton, rows)
+    return max(separation(value, label) for value in words.values()) >= MIN_SEPARATION
+
+
+def _moments(skeleton: Skeleton, rows: Ints) -> Words:
+    moments: Words = skeleton.start[rows].astype(np.uint64)
+    return moments
+
+
+def _words(skeleton: Skeleton, rows: Ints) -> dict[str, Words]:
+    hi, lo = skeleton.trace_ids(rows)
+    return {name: read(hi, lo) for name, read in READINGS.items()}
+
+
+def sampled_out(skeleton: Skeleton, missing: Missing) -> tuple[Floats, list[str]]:
     """Weigh for each missing span whether its service was sampled out of the trace.
 
     Parameters
@@ -103,9 +147,6 @@ def sampled_out(
         The capture.
     missing : Missing
         What is missing.
-    min_traces : int
-        Least traces with the service, and without it: with six and six, seven readings and
-        two directions a perfect threshold comes about by chance once in 66.
 
     Returns
     -------
@@ -125,17 +166,15 @@ def sampled_out(
         present = np.unique(skeleton.trace[np.flatnonzero(skeleton.service == service)])
         gone = mine[~np.isin(traces[mine], present)]
         absent, first = np.unique(traces[gone], return_index=True)
-        if min(present.size, absent.size) < min_traces:
+        if min(present.size, absent.size) < MIN_TRACES:
             continue
         rows = np.concatenate([_row_of(skeleton, present), missing.row[gone[first]]])
         label = np.arange(rows.size) >= present.size
-        hi, lo = skeleton.trace_ids(rows)
-        words = {name: read(hi, lo) for name, read in READINGS.items()}
-        scores = {name: separation(value, label) for name, value in words.items()}
-        # Ids that hold a time, or losses of one stretch of time, must not pass for sampling.
-        moment = skeleton.start[rows].astype(np.uint64)
-        if separation(moment, label) > 0.9:
+        moment = _moments(skeleton, rows)
+        if separation(moment, label) > _BY_TIME:
             continue
+        words = _words(skeleton, rows)
+        scores = {name: separation(value, label) for name, value in words.items()}
         best = max(scores, key=lambda name: scores[name])
         lost = missing.row[gone]
         asked_hi, asked_lo = skeleton.trace_ids(lost)
@@ -148,7 +187,7 @@ def sampled_out(
             splits = {name: _split(value, label) for name, value in words.items()}
             split = max(splits, key=lambda name: splits[name][0])
             surprise, beyond = splits[split]
-            if surprise >= MIN_SURPRISE and separation(moment, beyond) <= 0.9:
+            if surprise >= MIN_SURPRISE and separation(moment, beyond) <= _BY_TIME:
                 best, score = split, MIN_SEPARATION
                 reach = words[split][beyond]
                 value = READINGS[split](asked_hi, asked_lo)

@@ -11,10 +11,7 @@ import numpy as np
 import polars as pl
 
 from tracelab.structure.callstack import USUALLY, is_above
-from tracelab.structure.skeleton import CLIENT, SERVER, Floats, Ints, Skeleton
-
-_TOLERANCE_NS: Final = 100_000
-"""One host has one clock; it is read by two programs."""
+from tracelab.structure.skeleton import CLIENT, ONE_CLOCK_NS, SERVER, Floats, Ints, Skeleton
 
 _CLEARLY: Final = 0.5
 """Of parallel calls the tightest is told by leaving at most this part of the next one's slack."""
@@ -106,7 +103,7 @@ def _enclosing(
     callee, upper = callees[number], found[number]
     before = skeleton.start[callee] - skeleton.start[row]
     after = skeleton.end[row] - skeleton.end[callee]
-    keep = (np.minimum(before, after) >= -_TOLERANCE_NS) & (row != upper)
+    keep = (np.minimum(before, after) >= -ONE_CLOCK_NS) & (row != upper)
     keep &= skeleton.process[row] != skeleton.process[callee]
     keep[keep] = is_above(skeleton, upper[keep], row[keep])
     return pl.DataFrame(

@@ -1,8 +1,8 @@
 """Spines of all buckets stacked, sorted by time, as arrays; and what verdicts become."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import cached_property
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -23,6 +23,8 @@ from tracelab.structure.spine import (
 )
 from tracelab.structure.stacking import order_of, rearrange, stack_spines
 
+Fact = TypeVar("Fact")
+
 Bools = npt.NDArray[np.bool_]
 Floats = npt.NDArray[np.float64]
 Narrow = npt.NDArray[np.float32]
@@ -31,6 +33,10 @@ UNSPECIFIED, INTERNAL, SERVER, CLIENT, PRODUCER, CONSUMER = range(6)
 
 FAR: Final = np.array([word in ("network", "process", "queue") for word, _ in CROSSINGS])
 """Whether a crossing leaves the process, by code."""
+
+ONE_CLOCK_NS: Final = 100_000
+"""What two times of one clock may be off by: they are read at different depths of an SDK, or by
+two programs of one host."""
 
 LIVES: Final = pl.Schema(
     dict.fromkeys(("process", "service", "start", "first", "last", "spans"), pl.Int64)
@@ -236,6 +242,30 @@ class Skeleton:
         """Let go of all that follows from the columns, the names of columns included."""
         for name in [name for name in vars(self) if name not in _GIVEN]:
             del self.__dict__[name]
+
+    def once(self, function: "Callable[[Skeleton], Fact]") -> Fact:
+        """Return what a function says of the capture; asked again, it is not computed again.
+
+        Parameters
+        ----------
+        function : callable
+            Takes the skeleton. What it returned is forgotten when rows or times change.
+
+        Returns
+        -------
+        object
+            What it returned, not to be changed.
+
+        Raises
+        ------
+        Exception
+            What it raised.
+        """
+        known: dict[object, Any] = vars(self).setdefault("_told", {})
+        if function not in known:
+            known[function] = function(self)
+        fact: Fact = known[function]
+        return fact
 
     @cached_property
     def kind(self) -> Ints:
