@@ -61,7 +61,7 @@ _TYPES: Final[dict[str, dict[str, str]]] = {
 """Column types of each table as a part names them; a part of others is no part of a store."""
 
 _BY_TRACE: Final = ("spans", "events", "links", "logs")
-_MIN_GROUP: Final = 8192
+_MIN_GROUP: Final = 4096
 """Least rows of a row group: small buckets share one, so that small parts stay small."""
 
 _MAX_GROUP: Final = 1 << 16
@@ -430,7 +430,10 @@ def _rows_of(arrow: pa.Table, number: int, bucket: int | None) -> pl.DataFrame:
     Arrow's filter copies what it keeps; that of polars would hold on to the texts of the others.
     """
     if bucket is not None and BUCKET in arrow.column_names:
-        arrow = arrow.filter(pc.equal(arrow[BUCKET], bucket)).drop_columns([BUCKET])
+        mine = pc.equal(arrow[BUCKET], bucket)
+        arrow = arrow.drop_columns([BUCKET])
+        if not pc.all(mine).as_py():
+            arrow = arrow.filter(mine)
     rows = pl.from_arrow(arrow)
     assert isinstance(rows, pl.DataFrame)
     if ROW in rows.columns:

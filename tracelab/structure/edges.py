@@ -99,18 +99,23 @@ def link_edges(traces: TraceSet) -> pl.DataFrame:
     if not traces.links.height:
         return schema.empty(schema.EDGES)
     columns = ["service_name", "kind", "start_time", "end_time"]
-    spans = traces.spans.select("trace_id", "span_id", *columns).unique(
-        ["trace_id", "span_id"], keep="first", maintain_order=True
+    links = traces.links.select("trace_id", "span_id", "linked_trace_id", "linked_span_id")
+    ends = pl.concat(
+        [
+            links.select("trace_id", "span_id"),
+            links.select(trace_id="linked_trace_id", span_id="linked_span_id"),
+        ]
     )
-    links = (
-        traces.links.select("trace_id", "span_id", "linked_trace_id", "linked_span_id")
-        .join(spans, on=["trace_id", "span_id"], how="left", maintain_order="left")
-        .join(
-            spans.rename({name: f"linked_{name}" for name in spans.columns}),
-            on=["linked_trace_id", "linked_span_id"],
-            how="left",
-            maintain_order="left",
-        )
+    spans = (
+        traces.spans.select("trace_id", "span_id", *columns)
+        .join(ends, on=["trace_id", "span_id"], how="semi")
+        .unique(["trace_id", "span_id"], keep="first", maintain_order=True)
+    )
+    links = links.join(spans, on=["trace_id", "span_id"], how="left", maintain_order="left").join(
+        spans.rename({name: f"linked_{name}" for name in spans.columns}),
+        on=["linked_trace_id", "linked_span_id"],
+        how="left",
+        maintain_order="left",
     )
     queue = (pl.col("kind") == "CONSUMER") | (pl.col("linked_kind") == "PRODUCER")
     return links.select(

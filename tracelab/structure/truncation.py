@@ -19,7 +19,6 @@ MIN_LENGTH: Final = 48
 """Shorter values are names, numbers and ids; no sensible limit is below."""
 
 _MEMBER: Final = r'"[^"\\]+":"(?:[^"\\]|\\.){48,}"'
-_PARTS: Final = r'(?s)^"([^"\\]+)":"(.*)"$'
 _ESCAPE: Final = r"\\u[0-9a-fA-F]{4}|\\."
 
 _GO_STACK: Final = 2048
@@ -125,11 +124,13 @@ def _attribute_values(traces: TraceSet, spine: Spine) -> pl.DataFrame:
         .with_columns(pl.col("attributes").str.extract_all(_MEMBER))
         .explode("attributes")
     )
-    parts = members.with_columns(
-        name=pl.col("attributes").str.extract(_PARTS, 1),
-        value=pl.col("attributes").str.extract(_PARTS, 2).str.replace_all(_ESCAPE, "_"),
+    name_value = (
+        pl.col("attributes").str.strip_prefix('"').str.strip_suffix('"').str.splitn('":"', 2)
     )
-    return _measured(parts)
+    parts = members.with_columns(name_value.struct.rename_fields(["name", "value"])).unnest(
+        "attributes"
+    )
+    return _measured(parts.with_columns(pl.col("value").str.replace_all(_ESCAPE, "_")))
 
 
 def _event_values(traces: TraceSet, spine: Spine) -> pl.DataFrame:
@@ -137,12 +138,15 @@ def _event_values(traces: TraceSet, spine: Spine) -> pl.DataFrame:
         "trace_id", "span_id", "exception_message", "exception_stacktrace"
     ).unpivot(index=["trace_id", "span_id"], variable_name="name", value_name="value")
     texts = texts.filter(pl.col("value").str.len_bytes() >= MIN_LENGTH)
-    owners = traces.spans.select("trace_id", "span_id", "service_name").hstack(
-        spine.spans.select("key")
+    owners = (
+        traces.spans.select("trace_id", "span_id", "service_name")
+        .hstack(spine.spans.select("key"))
+        .join(texts, on=["trace_id", "span_id"], how="semi")
+        .unique(["trace_id", "span_id"], keep="first", maintain_order=True)
     )
     return _measured(
         texts.join(
-            owners.unique(["trace_id", "span_id"], keep="first", maintain_order=True),
+            owners,
             on=["trace_id", "span_id"],
             how="inner",
             maintain_order="left",
