@@ -55,6 +55,22 @@ def header_value(key: str, names: Sequence[str] = ()) -> pl.Expr:
     return pl.coalesce([attribute(name).replace("", None) for name in _spellings(key, names)])
 
 
+def says_header(key: str, names: Sequence[str] = ()) -> pl.Expr:
+    """Return whether the attributes of a span may have a header; cheaper than its value.
+
+    Parameters
+    ----------
+    key, names
+        As for `header_value`.
+
+    Returns
+    -------
+    pl.Expr
+        Boolean; false only where `header_value` is null.
+    """
+    return pl.col("attributes").str.contains_any(_spellings(key, names)).fill_null(value=False)
+
+
 def _spellings(key: str, names: Sequence[str]) -> list[str]:
     prefix = "http.request.header."
     return [prefix + key, prefix + key.replace("-", "_"), *names]

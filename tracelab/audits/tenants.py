@@ -5,7 +5,7 @@ from typing import Final
 import polars as pl
 
 from tracelab import schema
-from tracelab.audits.headers import HEADERS, header_value
+from tracelab.audits.headers import HEADERS, header_value, says_header
 from tracelab.audits.integrity import BREAK_SEVERITIES, BROKEN_VERDICTS
 from tracelab.errors_chain.hops import find_error_hops
 from tracelab.errors_chain.intervals import wilson
@@ -131,11 +131,15 @@ def tenant_rates(
 def _named(traces: TraceSet, key: str) -> pl.DataFrame:
     names = HEADERS.get(key, ())
     value = header_value(key, names)
+    said = says_header(key, names)
     if key == "x-tenant-id":  # the lifted column knows the keys configured at reading
         lifted = pl.col("tenant_id").str.strip_chars('[]" ').replace("", None)
         value = pl.coalesce(value, lifted)
+        said |= pl.col("tenant_id").is_not_null()
     return (
-        traces.spans.select(*_SPAN, "start_time", "service_name", value.alias("tenant"))
+        traces.spans.select(*_SPAN, "start_time", "service_name", "tenant_id", "attributes")
         .unique(_SPAN, keep="first", maintain_order=True)
+        .filter(said)
+        .select(*_SPAN, "start_time", "service_name", value.alias("tenant"))
         .filter(pl.col("tenant").is_not_null())
     )
