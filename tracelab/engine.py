@@ -31,6 +31,7 @@ def map_buckets(
     columns: Sequence[str] | None = None,
     tables: Sequence[str] = ("events", "links", "logs", "metrics"),
     arguments: Sequence[Any] = (),
+    merge: Callable[[list[Result]], Result] | None = None,
 ) -> list[Result]:
     """Call a function with the traces of a store, a bucket or a piece of one at a time.
 
@@ -49,12 +50,15 @@ def map_buckets(
         What `function` needs, as for `TraceStore.read_bucket`.
     arguments : sequence
         Further positional arguments.
+    merge : callable, optional
+        Makes one result of those of a bucket's pieces, where they were computed.
 
     Returns
     -------
     list
         One result per bucket, in the order of `TraceStore.buckets`; a bucket of more than
-        400,000 spans is taken in pieces of whole traces and gives as many.
+        400,000 spans is taken in pieces of whole traces and gives as many, if they are not
+        merged.
 
     Raises
     ------
@@ -70,7 +74,7 @@ def map_buckets(
     if isinstance(traces, TraceSet):
         return [function(traces, *arguments)]
     snapshot = _Bucket(traces, columns, tuple(tables))
-    tasks = [(snapshot, number, function, tuple(arguments)) for number in traces.buckets()]
+    tasks = [(snapshot, number, function, tuple(arguments), merge) for number in traces.buckets()]
     with connected(engine, workers=workers) as cluster:
         if cluster is not None:
             return _results(cluster, tasks, advice="give them more memory")
@@ -101,9 +105,14 @@ class _Bucket:
 
 
 def _call(
-    bucket: _Bucket, number: int, function: Callable[..., Result], arguments: tuple[Any, ...]
+    bucket: _Bucket,
+    number: int,
+    function: Callable[..., Result],
+    arguments: tuple[Any, ...],
+    merge: Callable[[list[Result]], Result] | None,
 ) -> list[Result]:
-    return [function(piece, *arguments) for piece in bucket.pieces(number)]
+    results = [function(piece, *arguments) for piece in bucket.pieces(number)]
+    return results if merge is None or len(results) < 2 else [merge(results)]
 
 
 def _results(pool: Workers | Cluster, tasks: list[tuple[Any, ...]], *, advice: str) -> list[Any]:

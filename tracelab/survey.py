@@ -7,7 +7,7 @@ that an error is followed across the gap wherever its two halves are stored.
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 import polars as pl
@@ -19,7 +19,7 @@ from tracelab.audits.integrity import merge_integrity
 from tracelab.engine import map_buckets
 from tracelab.errors_chain import audit_errors, find_error_hops, parse_exceptions
 from tracelab.signals import merge_red, red_series
-from tracelab.signals.red import serving_services
+from tracelab.signals.red import add_red, serving_services
 from tracelab.store import TraceStore
 from tracelab.structure import BREAK_COLUMNS, Reduced, reduce_bucket, resolve_breaks, span_edges
 from tracelab.traceset import TraceSet
@@ -211,14 +211,16 @@ def survey(
         workers=workers,
         columns=ERROR_COLUMNS,
         arguments=(serious, serving, tied, every, window),
+        merge=_merged,
     )
-    errors = [part for part, _ in second]
+    errors, taken = _merged(second)
     if tied:
-        together = _joined([taken for _, taken in second])
-        errors.append(_errors(together, serious, serving, every, window))
+        errors = _together([errors, _errors(taken, serious, serving, every, window)])
+    if isinstance(traces, TraceStore):
+        errors = replace(errors, red=merge_red(errors.red))
     return Survey(
         breaks=breaks,
-        errors=_together(errors),
+        errors=errors,
         operations=_sum(first, "operations", _OPERATION, "spans"),
         calls=_sum(first, "calls", _CALL, "calls"),
         n_traces=sum(part.n_traces for part in first),
@@ -229,12 +231,13 @@ def survey(
     )
 
 
-def _joined(parts: list[TraceSet]) -> TraceSet:
-    return TraceSet(
-        spans=pl.concat([part.spans for part in parts]),
-        events=pl.concat([part.events for part in parts]),
-        links=pl.concat([part.links for part in parts]),
-        logs=pl.concat([part.logs for part in parts]),
+def _merged(parts: list[tuple[Errors, TraceSet]]) -> tuple[Errors, TraceSet]:
+    taken = [tied for _, tied in parts]
+    return _together([errors for errors, _ in parts]), TraceSet(
+        spans=pl.concat([part.spans for part in taken]),
+        events=pl.concat([part.events for part in taken]),
+        links=pl.concat([part.links for part in taken]),
+        logs=pl.concat([part.logs for part in taken]),
     )
 
 
@@ -257,6 +260,7 @@ def _tied_traces(breaks: pl.DataFrame) -> list[str]:
 
 
 def _together(parts: list[Errors]) -> Errors:
+    """Bring parts together whose sums will be added to others."""
     return Errors(
         exceptions=pl.concat([part.exceptions for part in parts]).sort(
             "trace_id", "span_id", "event_index", "position"
@@ -264,7 +268,7 @@ def _together(parts: list[Errors]) -> Errors:
         audit=pl.concat([part.audit for part in parts]).sort("time", "trace_id", "span_id"),
         hops=pl.concat([part.hops for part in parts]).sort("error_id", "hop", "child_span_id"),
         integrity=merge_integrity(*(part.integrity for part in parts)),
-        red=merge_red(*(part.red for part in parts)) if len(parts) > 1 else parts[0].red,
+        red=add_red(*(part.red for part in parts)) if len(parts) > 1 else parts[0].red,
         digest=merge_digests(*(part.digest for part in parts)),
     )
 
