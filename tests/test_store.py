@@ -219,6 +219,55 @@ def test_some_traces_are_found_without_the_rest(tmp_path, capture):
     assert store.select_traces([]).spans.is_empty()
 
 
+def log_line(numbers):
+    records = [
+        {
+            "timeUnixNano": str(EPOCH),
+            "body": {"stringValue": f"log {number}"},
+            "traceId": f"{number + 1:032x}",
+        }
+        for number in numbers
+    ]
+    return json.dumps({"resourceLogs": [{"scopeLogs": [{"logRecords": records}]}]}) + "\n"
+
+
+@pytest.mark.parametrize("again", [False, True], ids=["each span once", "spans twice"])
+@pytest.mark.parametrize("columns", [None, ["name", "parent_span_id"]])
+@pytest.mark.parametrize("max_spans", [1, 10, 100])
+def test_pieces_of_a_bucket_are_whole_traces_wherever_their_parts_lie(
+    tmp_path, max_spans, columns, again
+):
+    store = TraceStore(tmp_path / "store", buckets=2)
+    rng = random.Random(max_spans)
+    for part in range(8):
+        # Some traces lie in one export, some in several, with their logs anywhere.
+        path = tmp_path / f"{part}.jsonl"
+        ids = [part * 30 + at for at in range(25)] + rng.sample(range(8 * 30), 10)
+        lines = [line(n, name=f"op{part}" if not again else "op", spans=3) for n in {*ids}]
+        if not again:  # ids of their own in each export
+            lines = [
+                each.replace('"spanId": "0000', f'"spanId": "{part + 1:04x}') for each in lines
+            ]
+        path.write_text("\n".join(lines) + "\n" + log_line(rng.sample(range(240), 5)))
+        store.ingest(path)
+    for bucket in range(2):
+        whole = store.read_bucket(bucket, columns=columns)
+        pieces = list(store.read_pieces(bucket, max_spans=max_spans, columns=columns))
+        assert len(pieces) > 1
+        ids = pl.concat([piece.spans["trace_id"].unique() for piece in pieces])
+        assert ids.is_unique().all()
+        assert len(ids) == whole.n_traces
+        for table in ("spans", "events", "logs"):
+            parts = pl.concat([getattr(piece, table) for piece in pieces])
+            expected = getattr(whole, table)
+            plain = [name for name, kind in expected.schema.items() if not kind.is_nested()]
+            assert_frame_equal(
+                parts.select(plain).sort(plain),
+                expected.select(plain).sort(plain),
+                check_row_order=True,
+            )
+
+
 def test_several_processes_give_the_same_store_as_one(tmp_path, capture, monkeypatch):
     monkeypatch.setattr("tracelab.store.intake._IN_PROCESS_BYTES", 0)
     monkeypatch.setattr("tracelab.store.plan._MIN_PART", 1 << 20)

@@ -365,6 +365,7 @@ def read_parts(
     bucket: int | None = None,
     columns: Sequence[str] | None = None,
     trace_ids: pl.Series | None = None,
+    first: int = 0,
 ) -> pl.DataFrame:
     """Read the rows of parts of one table, or of one bucket, after checking their bytes.
 
@@ -382,6 +383,8 @@ def read_parts(
         Read these columns only.
     trace_ids : pl.Series, optional
         Only rows of these traces; row groups that hold none of them are not decoded.
+    first : int
+        Number of the first of the parts among all of its store.
 
     Returns
     -------
@@ -411,7 +414,7 @@ def read_parts(
 
     # A trace is looked for in a little of each part, mostly in vain: that is digests and waiting.
     with ThreadPoolExecutor(_SEEKERS) as pool:
-        numbered = enumerate(parts)
+        numbered = enumerate(parts, first)
         tables = pool.map(read, numbered) if trace_ids is not None else map(read, numbered)
     found = [rows for rows in tables if rows is not None]
     if not found:
@@ -437,17 +440,26 @@ def _rows_of(arrow: pa.Table, number: int, bucket: int | None) -> pl.DataFrame:
     rows = pl.from_arrow(arrow)
     assert isinstance(rows, pl.DataFrame)
     if ROW in rows.columns:
-        rows = rows.with_columns(pl.col(ROW) + pl.lit(number << _ROW_BITS, pl.UInt64))
+        rows = rows.with_columns(pl.col(ROW) + pl.lit(number << ROW_BITS, pl.UInt64))
     return rows
 
 
-_ROW_BITS: Final = 40
+ROW_BITS: Final = 40
 """Rows of a batch are numbered from 0; those of another begin this far on."""
+
+
+def rows_in(part: Part, bucket: int) -> int:
+    """Tell about how many rows of a part belong to a bucket; a row group may hold several."""
+    return sum(
+        group.rows // (group.last_bucket - group.first_bucket + 1)
+        for group in part.groups
+        if group.first_bucket <= bucket <= group.last_bucket
+    )
 
 
 def batches_of(rows: pl.DataFrame) -> list[int]:
     """Tell in which of the parts that `read_parts` was given its rows lie."""
-    return (rows[ROW] // (1 << _ROW_BITS)).unique().sort().to_list()
+    return (rows[ROW] // (1 << ROW_BITS)).unique().sort().to_list()
 
 
 def _read_part(

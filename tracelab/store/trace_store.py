@@ -18,7 +18,16 @@ from tracelab.store.accounts import resolved_accounts
 from tracelab.store.compaction import merge_batches, remove_unused
 from tracelab.store.intake import Progress, ingest_sources
 from tracelab.store.log import Part, Snapshot
-from tracelab.store.parts import STORED, batches_of, bucket_of, is_sound, read_parts
+from tracelab.store.parts import (
+    ROW_BITS,
+    STORED,
+    batches_of,
+    bucket_of,
+    is_sound,
+    read_parts,
+    rows_in,
+)
+from tracelab.store.pieces import part_batches, whole_traces
 from tracelab.store.retention import expire_batches
 from tracelab.store.shelves import Folder, Shelf, open_shelf
 from tracelab.store.window import Window, find_window
@@ -311,7 +320,7 @@ class TraceStore:
             raise ParameterError(f"max_spans={max_spans}: must be at least 1")
         _known(columns or (), schema.SPANS.names(), "column")
         _known(tables, _OF_BUCKETS, "table")
-        for piece in split_traces(self._needed(number, columns, tables), max_spans):
+        for piece in self._pieces(number, max_spans, columns, tables):
             whole = self._inside(finalise(piece))
             yield whole.with_tables(
                 **{name: _NOTHING[name] for name in _OF_BUCKETS if name not in ("spans", *tables)}
@@ -586,12 +595,40 @@ class TraceStore:
         window = self._window
         return traces if window is None else traces.between(window.start, window.end)
 
+    def _pieces(
+        self, bucket: int, max_spans: int, columns: Sequence[str] | None, tables: Sequence[str]
+    ) -> Iterator[Chunk]:
+        batches = self._batches()
+        rows = [rows_in(batch["spans"], bucket) if "spans" in batch else 0 for batch in batches]
+        if sum(rows) <= max_spans or bucket == self.n_buckets:
+            yield from split_traces(self._needed(bucket, columns, tables), max_spans)
+            return
+        ids = self._chunk(bucket, (*_IDS, ROW), ()).spans.select(*_IDS, ROW)
+        names = _names(columns)
+        if names is None or _repeated(ids):
+            names, tables = None, _OF_BUCKETS
+        last = [ids.select("trace_id", (pl.col(ROW) // (1 << ROW_BITS)).alias("batch"))]
+        del ids
+        if "logs" in tables:
+            last += [
+                read_parts(
+                    self._root, [batch["logs"]], table="logs", bucket=bucket, columns=["trace_id"]
+                ).select("trace_id", pl.lit(number, pl.UInt64).alias("batch"))
+                for number, batch in enumerate(batches)
+                if "logs" in batch
+            ]
+        yield from whole_traces(
+            lambda some: self._chunk(bucket, names, tables, some),
+            part_batches(rows, max_spans),
+            pl.concat(last).group_by("trace_id").agg(pl.col("batch").max()),
+            max_spans,
+        )
+
     def _needed(self, bucket: int, columns: Sequence[str] | None, tables: Sequence[str]) -> Chunk:
-        if columns is not None:
-            # Spans can only be duplicates of each other if they share their ids.
-            names = list(dict.fromkeys((*_IDS, "start_time", "source", *columns, ROW)))
+        names = _names(columns)
+        if names is not None:
             chunk = self._chunk(bucket, names, tables)
-            if not chunk.spans.select(pl.struct(_IDS).is_duplicated().any()).item():
+            if not _repeated(chunk.spans):
                 return chunk
         return self._chunk(bucket, None, _OF_BUCKETS)
 
@@ -600,8 +637,12 @@ class TraceStore:
         bucket: int | None,
         columns: Sequence[str] | None,
         tables: Sequence[str],
+        some: range | None = None,
     ) -> Chunk:
+        """Read rows of a bucket, or of all; of some batches, or of all."""
         batches = self._batches()
+        if some is not None:
+            batches = batches[some.start : some.stop]
         found: dict[str, Any] = {}
         for table in dict.fromkeys(("spans", *tables)):
             if any(table in batch for batch in batches):
@@ -612,6 +653,7 @@ class TraceStore:
                     table=table,
                     bucket=bucket,
                     columns=columns if table == "spans" else None,
+                    first=0 if some is None else some.start,
                 )
         return Chunk(**found)
 
@@ -646,6 +688,19 @@ class TraceStore:
                 logs=rows_of("logs", all_batches),
             )
         )
+
+
+def _names(columns: Sequence[str] | None) -> list[str] | None:
+    """Add to the columns asked for those by which spans are told apart and ordered."""
+    if columns is None:
+        return None
+    return list(dict.fromkeys((*_IDS, "start_time", "source", *columns, ROW)))
+
+
+def _repeated(spans: pl.DataFrame) -> bool:
+    """Whether ids occur twice: only such spans can be duplicates, and all of them must be seen."""
+    repeated: bool = spans.select(pl.struct(_IDS).is_duplicated().any()).item()
+    return repeated
 
 
 def _rows(batches: Iterable[dict[str, Part]]) -> dict[str, int]:
