@@ -83,7 +83,7 @@ def audit_sampling(traces: TraceSet) -> pl.DataFrame:
     for service in facts["service_name"]:
         code = skeleton.services.index(service)
         mine = missing.service == code
-        present = np.unique(skeleton.trace[skeleton.service == code])
+        present = np.unique(skeleton.trace[skeleton.rows_of_service(code)])
         absent.append(int(np.setdiff1d(np.unique(trace_of[mine]), present).size))
         tested = np.flatnonzero(mine & (separation > 0))
         names.append(reading[tested[0]] if tested.size else None)

@@ -77,7 +77,7 @@ def boundary_between(skeleton: Skeleton, parents: Ints, children: Ints) -> pl.Da
             "queue": (kind == CONSUMER) | (skeleton.kind[parents] == PRODUCER),
             "hosts": known,
             "host": known & (mine == other).fill_null(value=False),
-            "loopback": _calls_loopback(skeleton)[parents],
+            "loopback": _call_loopback(skeleton, parents),
             "thread": thread,
             "task": task,
             "habit": habit,
@@ -120,9 +120,9 @@ def _differs(skeleton: Skeleton, name: str, parents: Ints, children: Ints) -> In
     return found
 
 
-def _calls_loopback(skeleton: Skeleton) -> Bools:
+def _call_loopback(skeleton: Skeleton, rows: Ints) -> Bools:
     loopback = skeleton.peers["server_address"].str.contains(LOOPBACK).fill_null(value=False)
-    near: Bools = loopback.to_numpy()[skeleton.column("peer")]
+    near: Bools = loopback.to_numpy()[skeleton.column("peer")[rows]]
     return near
 
 

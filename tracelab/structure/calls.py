@@ -242,7 +242,7 @@ def answer(
     *,
     first_guess: list[Law] | None = None,
     natural_rate: float | None = None,
-    rounds: int = 12,
+    rounds: int = 36,
 ) -> Answer:
     """Find the probable caller of each callee, jointly.
 

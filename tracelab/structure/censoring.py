@@ -290,10 +290,12 @@ def cut_odds(skeleton: Skeleton, missing: Missing) -> Floats:
 
 def _ends_within(skeleton: Skeleton, service: int, low: int, high: int) -> Ints:
     """When the spans of a service ended in a capture; those of all services for -1."""
-    end = skeleton.end
-    there = skeleton.timed & (end >= low) & (end <= high)
-    ends: Ints = end[there if service < 0 else there & (skeleton.service == service)]
-    return ends
+    rows = np.flatnonzero(skeleton.timed)
+    if service >= 0:
+        rows = skeleton.rows_of_service(service)
+        rows = rows[skeleton.timed[rows]]
+    ends: Ints = skeleton.end[rows]
+    return ends[(ends >= low) & (ends <= high)]
 
 
 def _told_apart(skeleton: Skeleton, missing: Missing) -> Bools:

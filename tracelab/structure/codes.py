@@ -89,6 +89,31 @@ def pair_codes(
     return codes
 
 
+def ranked(codes: npt.NDArray[np.int64]) -> npt.NDArray[np.int32]:
+    """Renumber codes from 0 in their order, without gaps.
+
+    Parameters
+    ----------
+    codes : ndarray of int64
+        Codes from 0, row by row.
+
+    Returns
+    -------
+    ndarray of int32
+        How many distinct smaller codes there are, row by row.
+
+    Raises
+    ------
+    ValueError
+        If a code is negative.
+    """
+    if int(codes.max(initial=0)) >= AT_ONCE:
+        return np.searchsorted(np.unique(codes), codes).astype(np.int32)
+    occurs = np.bincount(codes) > 0
+    number: npt.NDArray[np.int32] = (np.cumsum(occurs) - 1).astype(np.int32)
+    return number[codes]
+
+
 def count_pairs(keys: Ints, values: Ints) -> pl.DataFrame:
     """Count how often each pair of small codes occurs.
 

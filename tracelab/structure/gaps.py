@@ -120,7 +120,8 @@ def ends_of(skeleton: Skeleton, process: int) -> Ints:
         Never.
     """
     rows = skeleton.by_process.rows(process)
-    ends: Ints = np.sort(skeleton.end[rows[skeleton.timed[rows]]])
+    # Rows are in order of start, so that ends are nearly in order.
+    ends: Ints = np.sort(skeleton.end[rows[skeleton.timed[rows]]], kind="stable")
     return ends
 
 

@@ -58,12 +58,10 @@ def known_calls(skeleton: Skeleton, rows: Ints, *, least: int = 2) -> dict[int, 
     rows, parent = rows[causal], parent[causal]
     classes = skeleton.caller_class[parent]
     known = {}
-    for code in np.unique(classes):
+    for code in np.flatnonzero(np.bincount(classes) >= max(least, 1)).tolist():
         mine = classes == code
-        if mine.sum() < least:
-            continue
         callers = np.unique(parent[mine]).size
-        known[int(code)] = Intact(
+        known[code] = Intact(
             start_gap=skeleton.start[rows[mine]] - skeleton.start[parent[mine]],
             end_gap=skeleton.end[parent[mine]] - skeleton.end[rows[mine]],
             duration=skeleton.end[rows[mine]] - skeleton.start[rows[mine]],

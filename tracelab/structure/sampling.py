@@ -161,9 +161,9 @@ def sampled_out(skeleton: Skeleton, missing: Missing) -> tuple[Floats, list[str]
     found = np.zeros(missing.row.size)
     reading = [""] * missing.row.size
     traces = skeleton.trace[missing.row]
-    for service in np.unique(missing.service[missing.service >= 0]):
+    for service in np.unique(missing.service[missing.service >= 0]).tolist():
         mine = np.flatnonzero(missing.service == service)
-        present = np.unique(skeleton.trace[np.flatnonzero(skeleton.service == service)])
+        present = np.unique(skeleton.trace[skeleton.rows_of_service(service)])
         gone = mine[~np.isin(traces[mine], present)]
         absent, first = np.unique(traces[gone], return_index=True)
         if min(present.size, absent.size) < MIN_TRACES:

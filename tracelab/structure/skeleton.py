@@ -9,7 +9,7 @@ import numpy.typing as npt
 import polars as pl
 
 from tracelab import schema
-from tracelab.structure.codes import Groups, Words, hex_texts, mix64, slices
+from tracelab.structure.codes import Groups, Words, hex_texts, mix64, ranked, slices
 from tracelab.structure.codes import Ints as Ints
 from tracelab.structure.horizons import Horizons, find_horizons
 from tracelab.structure.spine import (
@@ -344,13 +344,17 @@ class Skeleton:
         peers = self.peers.height + 1
         mixed = self.op.astype(np.int64) * peers
         mixed[calls] += 1 + self.column("peer")[calls]
-        known = np.unique(mixed)
-        return np.searchsorted(known, mixed).astype(np.int32)
+        return ranked(mixed)
 
     @cached_property
     def by_op(self) -> "Groups":
         """Rows of each operation, in order of time."""
         return Groups(self.op)
+
+    def rows_of_service(self, service: int) -> Ints:
+        """Rows of a service, operation by operation."""
+        ops = np.flatnonzero(self.op_service == service).tolist()
+        return np.concatenate([np.zeros(0, np.int32), *(self.by_op.rows(op) for op in ops)])
 
     @cached_property
     def by_class(self) -> "Groups":

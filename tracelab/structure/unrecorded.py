@@ -8,6 +8,7 @@ from tracelab.structure.case import MIN_ODDS, Case
 from tracelab.structure.codes import pair_codes
 from tracelab.structure.missing import Missing
 from tracelab.structure.skeleton import CONSUMER, FAR, SERVER, Bools, Floats, Ints, Skeleton
+from tracelab.structure.spine import INTACT
 from tracelab.structure.unanswered import called_astray
 
 _ENOUGH: Final = 50
@@ -77,7 +78,7 @@ def weigh_hops(skeleton: Skeleton, missing: Missing, case: Case) -> None:
     often = remote & (lost_op[op] >= 8) & (rate[op] > 4 * usual[op] + 0.1)
     case.put(
         "uninstrumented_hop",
-        often & _mixed(skeleton, missing.row, op, often, far),
+        often & _mixed(skeleton, missing.row, op, often),
         5.0,
         "callers of this operation are missing far oftener than other spans",
     )
@@ -89,14 +90,14 @@ def weigh_hops(skeleton: Skeleton, missing: Missing, case: Case) -> None:
     often = open_cases & (lost_op[op] >= 20) & (rate[op] >= 0.5) & (rate[op] > 8 * here + 0.1)
     case.put(
         "uninstrumented_hop",
-        often & _mixed(skeleton, missing.row, op, often, far),
+        often & _mixed(skeleton, missing.row, op, often),
         8.0,
         "most callers of this operation are missing, other spans of the service that calls it "
         "are there",
     )
 
 
-def _mixed(skeleton: Skeleton, rows: Ints, op: Ints, asked: Bools, far: Ints) -> Bools:
+def _mixed(skeleton: Skeleton, rows: Ints, op: Ints, asked: Bools) -> Bools:
     """Whether calls of an operation without their caller stand among those with one.
 
     Losses come in stretches; what goes through a hop that nothing records, and what does not,
@@ -105,7 +106,8 @@ def _mixed(skeleton: Skeleton, rows: Ints, op: Ints, asked: Bools, far: Ints) ->
     mixed = np.zeros(rows.size, bool)
     for code in np.unique(op[asked]).tolist():
         mine = asked & (op == code)
-        held = far[skeleton.op[far] == code]
+        held = skeleton.by_op.rows(code)
+        held = held[(skeleton.state[held] == INTACT) & FAR[skeleton.crossing[held]]]
         start = skeleton.start[np.concatenate([rows[mine], held])]
         lost = np.argsort(start, kind="stable") < mine.sum()
         a, b = int(mine.sum()), held.size
