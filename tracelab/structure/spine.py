@@ -287,6 +287,10 @@ def _coded(traces: TraceSet) -> pl.DataFrame:
     )
     return (
         coded.with_columns(
+            pl.any_horizontal(
+                pl.col("trace_hi", "trace_lo", "span").is_null(),
+                pl.col("parent").is_null() & ~pl.col("_root"),
+            ).alias("_odd"),
             pl.col("trace_hi").fill_null(pl.col("_trace_hash")),
             pl.col("trace_lo").fill_null(pl.col("_trace_hash")),
             pl.col("span").fill_null(pl.col("_span_hash")),
@@ -466,7 +470,7 @@ def build_spine(traces: TraceSet) -> Spine:
         ops=_dictionary(spans, spine, "op", OPS),
         processes=_dictionary(spans, spine, "process", PROCESSES),
         peers=_dictionary(spans, spine, "peer", PEERS),
-        odd_ids=_odd_ids(spans, spine),
+        odd_ids=_odd_ids(spans, spine, coded["_odd"]),
     )
 
 
@@ -498,26 +502,10 @@ def _dictionary(
     return first.select(code).hstack(texts).sort(table.names())
 
 
-def _odd_ids(spans: pl.DataFrame, spine: pl.DataFrame) -> pl.DataFrame:
+def _odd_ids(spans: pl.DataFrame, spine: pl.DataFrame, unread: pl.Series) -> pl.DataFrame:
     """Ids that cannot be printed from their numbers."""
-    trace, span, parent = pl.col("trace_id"), pl.col("span_id"), pl.col("parent_span_id")
-    lengths = (
-        (trace.str.len_bytes() != _HEX_TRACE)
-        | (span.str.len_bytes() != _HEX_SPAN)
-        | (parent.str.len_bytes() != _HEX_SPAN)
-    )
-    good_trace = (
-        _number(trace.str.head(16)).is_not_null() & _number(trace.str.tail(16)).is_not_null()
-    )
-    digits = (
-        good_trace
-        & _number(span).is_not_null()
-        & (parent.is_null() | _number(parent).is_not_null())
-        & ~trace.str.contains(r"[+\-A-F]")
-        & ~span.str.contains(r"[+\-A-F]")
-    )
-    odd = spans.select((lengths | ~digits | trace.is_null() | span.is_null()).alias("odd"))["odd"]
-    odd = odd.fill_null(value=False)
+    signed = pl.any_horizontal(pl.col("trace_id", "span_id").str.contains(r"[+\-A-F]"))
+    odd = unread | spans.select(signed.fill_null(value=True)).to_series()
     if not odd.any():
         return pl.DataFrame(schema=ODD_IDS)
     return (
