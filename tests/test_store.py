@@ -261,11 +261,7 @@ def test_pieces_of_a_bucket_are_whole_traces_wherever_their_parts_lie(
             parts = pl.concat([getattr(piece, table) for piece in pieces])
             expected = getattr(whole, table)
             plain = [name for name, kind in expected.schema.items() if not kind.is_nested()]
-            assert_frame_equal(
-                parts.select(plain).sort(plain),
-                expected.select(plain).sort(plain),
-                check_row_order=True,
-            )
+            assert_frame_equal(parts.select(plain).sort(plain), expected.select(plain).sort(plain))
 
 
 def test_several_processes_give_the_same_store_as_one(tmp_path, capture, monkeypatch):

@@ -79,6 +79,23 @@ SPANS: Final = _table(
 """One row per span. ``kind`` is UNSPECIFIED, INTERNAL, SERVER, CLIENT, PRODUCER or
 CONSUMER, ``status_code`` is UNSET, OK or ERROR (an unknown number stays as text)."""
 
+JUDGED: Final = tuple(
+    name
+    for name in SPANS
+    if name
+    not in {
+        "resource_attributes",
+        "scope_attributes",
+        "resource_schema_url",
+        "dropped_attributes_count",
+        "dropped_events_count",
+        "dropped_links_count",
+        "resource_dropped_attributes_count",
+        "scope_dropped_attributes_count",
+    }
+)
+"""Span columns that an investigation judges by; the others are kept for whoever looks at a span."""
+
 EVENTS: Final = _table(
     {
         "trace_id": pl.String,

@@ -28,23 +28,6 @@ MAX_TIED_TRACES: Final = 200_000
 """Most traces that are looked at together because proposed parents tie them; beyond it the
 rest stay in their buckets, where an error is followed up to the gap only."""
 
-ERROR_COLUMNS: Final = tuple(
-    name
-    for name in schema.SPANS
-    if name
-    not in {
-        "resource_attributes",
-        "scope_attributes",
-        "resource_schema_url",
-        "dropped_attributes_count",
-        "dropped_events_count",
-        "dropped_links_count",
-        "resource_dropped_attributes_count",
-        "scope_dropped_attributes_count",
-    }
-)
-"""Span columns that errors are followed by; a store need not read the others."""
-
 _OPERATION: Final = ("service_name", "span_name")
 _CALL: Final = ("parent_service", "child_service", "boundary")
 
@@ -209,7 +192,7 @@ def survey(
         traces,
         engine=engine,
         workers=workers,
-        columns=ERROR_COLUMNS,
+        columns=schema.JUDGED,
         arguments=(serious, serving, tied, every, window),
         merge=_merged,
     )

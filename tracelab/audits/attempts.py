@@ -79,9 +79,7 @@ def find_retry_groups(
     suspect = pl.concat(
         [
             evidence.filter("fails").select("trace_id"),
-            traces.spans.filter((pl.col("resend_count") > 0) | _states_a_count()).select(
-                "trace_id"
-            ),
+            traces.spans.filter(_states_a_count()).select("trace_id"),
         ]
     )
     up = (
@@ -100,7 +98,9 @@ def find_retry_groups(
 
 
 def _states_a_count() -> pl.Expr:
-    return pl.col("attributes").str.contains('"retry.count"', literal=True)
+    return pl.col("attributes").str.contains('"retry.count"', literal=True) | (
+        pl.col("resend_count") > 0
+    )
 
 
 def _siblings(
@@ -153,7 +153,7 @@ def _stated(spans: pl.DataFrame, up: pl.DataFrame, evidence: pl.DataFrame) -> pl
     count = attribute("retry.count").cast(pl.Int64, strict=False)
     proxied = pl.col("attributes").str.contains(_ENVOY, literal=True)
     return (
-        spans.filter(_states_a_count() | (pl.col("resend_count") > 0))
+        spans.filter(_states_a_count())
         .filter((count > 0) | ((pl.col("resend_count") > 0) & proxied))
         .join(up, on=_SPAN, how="left")
         .join(evidence.select(*_SPAN, "fails"), on=_SPAN, how="left")

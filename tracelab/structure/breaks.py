@@ -26,25 +26,17 @@ from tracelab.traceset import TraceSet
 
 BREAK_COLUMNS: Final = tuple(
     name
-    for name in schema.SPANS
+    for name in schema.JUDGED
     if name
     not in {
-        "resource_attributes",
-        "scope_attributes",
         "scope_name",
         "scope_version",
-        "resource_schema_url",
         "scope_schema_url",
         "service_namespace",
         "status_message",
         "trace_state",
         "error_type",
         "resend_count",
-        "dropped_attributes_count",
-        "dropped_events_count",
-        "dropped_links_count",
-        "resource_dropped_attributes_count",
-        "scope_dropped_attributes_count",
     }
 )
 """Span columns that edges and breaks are found from; a store need not read the others."""

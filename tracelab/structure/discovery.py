@@ -228,9 +228,7 @@ def _present(skeleton: Skeleton, sample: Ints, rows: Ints, size: int) -> Floats:
     durations = skeleton.end[rows] - skeleton.start[rows]
     window = int(np.quantile(durations, 0.99)) + _LATELY_NS
     hits = np.zeros(size)
-    for code in np.unique(skeleton.process[sample]):
-        mine = sample[skeleton.process[sample] == code]
-        near = rows[skeleton.process[rows] == code]
+    for mine, near in by_process(skeleton, sample, rows):
         begins = skeleton.start[near]
         at = skeleton.start[mine]
         high = np.searchsorted(begins, at + ONE_CLOCK_NS, side="right")
