@@ -14,10 +14,11 @@ from pathlib import Path
 
 def edges_and_reduction(traces):
     """Count the edges of one bucket and reduce it to what breaks are resolved from."""
-    from tracelab.structure import reduce_bucket, span_edges
+    from tracelab.structure import build_spine, reduce_bucket, span_edges
 
-    reduced = reduce_bucket(traces)
-    return traces.spans.height, span_edges(traces, spine=reduced.spine).height, reduced
+    spine = build_spine(traces)
+    reduced = reduce_bucket(traces, spine=spine)
+    return traces.spans.height, span_edges(traces, spine=spine).height, reduced
 
 
 def _measured(store, workers, answers):

@@ -21,7 +21,14 @@ from tracelab.errors_chain import audit_errors, find_error_hops, parse_exception
 from tracelab.signals import merge_red, red_series
 from tracelab.signals.red import add_red, serving_services
 from tracelab.store import TraceStore
-from tracelab.structure import BREAK_COLUMNS, Reduced, reduce_bucket, resolve_breaks, span_edges
+from tracelab.structure import (
+    BREAK_COLUMNS,
+    Reduced,
+    build_spine,
+    reduce_bucket,
+    resolve_breaks,
+    span_edges,
+)
 from tracelab.traceset import TraceSet
 
 MAX_TIED_TRACES: Final = 200_000
@@ -76,12 +83,13 @@ class Survey:
 def overview_bucket(traces: TraceSet) -> tuple[Overview, Reduced]:
     """Reduce a bucket of whole traces to what the capture as a whole needs."""
     spans = traces.spans
-    reduced = reduce_bucket(traces)
+    spine = build_spine(traces)
+    reduced = reduce_bucket(traces, spine=spine)
     overview = Overview(
         operations=spans.group_by("service_name", pl.col("name").alias("span_name")).agg(
             pl.len().cast(pl.Int64).alias("spans")
         ),
-        calls=span_edges(traces, spine=reduced.spine)
+        calls=span_edges(traces, spine=spine)
         .filter(pl.col("relation") == "parent")
         .group_by(_CALL)
         .agg(pl.len().cast(pl.Int64).alias("calls")),

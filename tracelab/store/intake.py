@@ -32,8 +32,8 @@ from tracelab.store.plan import Job, Known, Piece, Plan, plan_ingest
 from tracelab.store.shelves import Shelf, open_shelf
 from tracelab.workers import Failure, Success, Workers, renew_time
 
-_BATCH_ROWS: Final = 160_000
-_BATCH_BYTES: Final = 160 << 20
+_BATCH_ROWS: Final = 320_000
+_BATCH_BYTES: Final = 320 << 20
 """What a process holds before it writes a part: this, some copies, and one block."""
 
 _IN_PROCESS_BYTES: Final = 24 << 20
@@ -263,7 +263,9 @@ def _is_full(chunks: list[Chunk]) -> bool:
 
 
 def _flush(root: Shelf, n_buckets: int, decoded: Decoded, chunks: list[Chunk]) -> None:
-    batch = write_batch(root, gather(chunks), n_buckets)
+    gathered = gather(chunks)
+    chunks.clear()
+    batch = write_batch(root, gathered, n_buckets)
     if batch:
         decoded.batches.append(batch)
 

@@ -1,6 +1,7 @@
 """Immutable Parquet parts: rows sorted by bucket and trace id, digests kept per row group."""
 
 import hashlib
+import random
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -148,9 +149,11 @@ def _arranged(table: str, rows: pl.DataFrame, n_buckets: int) -> pl.DataFrame:
     if table not in _BY_TRACE:
         rest = n_buckets if table == "metrics" else 0
         return rows.with_columns(pl.lit(rest, pl.UInt16).alias(BUCKET))
-    # One chunk: taking rows out of many chunks takes four times as long.
-    bucketed = rows.with_columns(bucket_of(rows["trace_id"], n_buckets)).rechunk()
-    return bucketed[_order(bucketed)]
+    bucketed = rows.with_columns(bucket_of(rows["trace_id"], n_buckets))
+    order = _order(bucketed)
+    # Taking rows out of many chunks takes four times as long as out of one; a column at a time,
+    # so that the rows do not stand three times.
+    return pl.DataFrame([column.rechunk().gather(order) for column in bucketed])
 
 
 def _order(rows: pl.DataFrame) -> pl.Series:
@@ -477,8 +480,9 @@ def _read_part(
 
 
 _METADATA: Final[dict[str, pq.FileMetaData]] = {}
-_MAX_METADATA: Final = 1024
-"""Footers kept decoded: each bucket needs those of all parts again."""
+_MAX_METADATA: Final = 24 << 20
+"""Bytes of footers kept decoded, which takes 18 times that: each bucket needs those of all
+parts."""
 _METADATA_LOCK: Final = Lock()
 _SEEKERS: Final = 8
 
@@ -500,14 +504,25 @@ def _read_groups(
 def _opened(root: Shelf, part: Part, wanted: list[int]) -> pq.ParquetFile:
     """Open a part of which some row groups are wanted, after checking their bytes."""
     groups = [(part.groups[at].start, part.groups[at].end) for at in wanted]
-    view = root.view(part.path, part.size, _frame(part.groups, part.size) + groups)
-    _check(f"{root}/{part.path}", part, view, wanted)
-    reader = pq.ParquetFile(view.source(), metadata=_METADATA.get(part.sha256))
-    with _METADATA_LOCK:
-        _METADATA[part.sha256] = reader.metadata
-        if len(_METADATA) > _MAX_METADATA:
-            _METADATA.pop(next(iter(_METADATA)), None)
+    metadata = _METADATA.get(part.sha256)
+    # A footer that was checked and decoded is not needed for a bucket again.
+    whole = metadata is None or len(wanted) == len(part.groups)
+    view = root.view(part.path, part.size, groups + (_frame(part.groups, part.size) * whole))
+    _check(f"{root}/{part.path}", part, view, wanted, frame=whole)
+    reader = pq.ParquetFile(view.source(), metadata=metadata)
+    if metadata is None:
+        _keep_metadata(part.sha256, reader.metadata)
     return reader
+
+
+def _keep_metadata(digest: str, metadata: pq.FileMetaData) -> None:
+    """Keep a footer; any other goes for it, as parts are asked for in turn, all of them again."""
+    with _METADATA_LOCK:
+        _METADATA[digest] = metadata
+        size = sum(each.serialized_size for each in _METADATA.values())
+        while size > _MAX_METADATA and len(_METADATA) > 1:
+            place = random.randrange(len(_METADATA))
+            size -= _METADATA.pop(list(_METADATA)[place]).serialized_size
 
 
 def start_times(root: Shelf, batch: Mapping[str, Part]) -> tuple[int, int] | None:
@@ -575,8 +590,9 @@ def is_sound(root: Shelf, part: Part) -> bool:
         return False
 
 
-def _check(path: str, part: Part, view: View, wanted: list[int]) -> None:
-    sound = len(view) == part.size and _frame_digest(view, part.groups) == part.frame_sha256
+def _check(path: str, part: Part, view: View, wanted: list[int], *, frame: bool) -> None:
+    sound = len(view) == part.size
+    sound = sound and not (frame and _frame_digest(view, part.groups) != part.frame_sha256)
     sound = sound and all(
         hashlib.sha256(view[part.groups[at].start : part.groups[at].end]).hexdigest()
         == part.groups[at].sha256

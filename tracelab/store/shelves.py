@@ -125,7 +125,7 @@ class Shelf(ABC):
         return hashlib.sha256(self.read(name)).hexdigest()
 
 
-class _Mapped(View):
+class _Buffered(View):
     def __init__(self, data: Any) -> None:
         self._data = data
         self._view = memoryview(data)
@@ -199,12 +199,18 @@ class Folder(Shelf):
         return (self.path / name).read_bytes()
 
     def view(self, name: str, size: int, pieces: Sequence[tuple[int, int]]) -> View:
-        """Map the file into memory; what is not looked at is not read."""
-        path = self.path / name
-        # An empty file cannot be mapped.
-        return _Mapped(
-            pa.memory_map(str(path)).read_buffer() if path.stat().st_size else pa.py_buffer(b"")
-        )
+        """Read the pieces, and no more: ahead of them lies what another bucket needs, or nobody.
+
+        Mapping the file would fetch megabytes around each piece, again for every bucket where
+        memory does not hold the whole store.
+        """
+        with (self.path / name).open("rb", buffering=0) as file:
+            data = pa.allocate_buffer(os.fstat(file.fileno()).st_size)
+            if hasattr(os, "posix_fadvise"):
+                os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_RANDOM)
+            for start, end in pieces:
+                _read_into(file, start, memoryview(data)[start:end])
+        return _Buffered(data)
 
     def entries(self, folder: str) -> Iterator[Entry]:
         """List the files of a folder."""
@@ -230,6 +236,14 @@ class Folder(Shelf):
         """Hash the file in pieces."""
         with (self.path / name).open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _read_into(file: io.FileIO, start: int, room: memoryview) -> None:
+    """Fill a buffer from a place on; what lies behind the end of the file stays as it is."""
+    file.seek(start)
+    done = 0
+    while done < len(room) and (count := file.readinto(room[done:])):
+        done += count
 
 
 def sync_folder(folder: Path) -> None:

@@ -19,6 +19,7 @@ from tracelab.structure.graph import (
     self_times,
 )
 from tracelab.structure.skew import correct_times, estimate_clock_skew
+from tracelab.structure.spine import build_spine
 from tracelab.structure.telemetry import reconcile_telemetry
 from tracelab.structure.tree import tree_order
 
@@ -30,6 +31,7 @@ __all__ = [
     "break_cohorts",
     "build_service_graph",
     "build_span_graph",
+    "build_spine",
     "correct_times",
     "critical_path",
     "error_path",

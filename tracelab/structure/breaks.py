@@ -15,6 +15,7 @@ from tracelab.structure.orphans import find_orphans
 from tracelab.structure.skeleton import Skeleton
 from tracelab.structure.skew import clock_offsets, find_clock_skew
 from tracelab.structure.spine import Spine, build_spine
+from tracelab.structure.stacking import Packed, pack_spine
 from tracelab.structure.telemetry import loss_hints, select_telemetry
 from tracelab.structure.timing import find_client_roots, find_late_children
 from tracelab.structure.truncation import (
@@ -48,7 +49,7 @@ class Reduced:
 
     Parameters
     ----------
-    spine : Spine
+    spine : Packed
         Its spans as numbers.
     metrics : pl.DataFrame
         Schema METRIC_POINTS, the self-telemetry among the bucket's metrics.
@@ -56,18 +57,20 @@ class Reduced:
         Its long texts.
     """
 
-    spine: Spine
+    spine: Packed
     metrics: pl.DataFrame
     lengths: ValueLengths
 
 
-def reduce_bucket(traces: TraceSet) -> Reduced:
-    """Reduce a bucket to what `resolve_breaks` needs: about 150 bytes a span.
+def reduce_bucket(traces: TraceSet, *, spine: Spine | None = None) -> Reduced:
+    """Reduce a bucket to what `resolve_breaks` needs: about 80 bytes a span.
 
     Parameters
     ----------
     traces : TraceSet
         Whole traces. Metrics may stand in any one bucket.
+    spine : Spine, optional
+        That of `build_spine`, where it was built already; it saves half the work.
 
     Returns
     -------
@@ -79,9 +82,9 @@ def reduce_bucket(traces: TraceSet) -> Reduced:
     SchemaError
         Never for a `TraceSet`.
     """
-    spine = build_spine(traces)
+    spine = build_spine(traces) if spine is None else spine
     return Reduced(
-        spine=spine,
+        spine=pack_spine(spine),
         metrics=select_telemetry(traces.metrics),
         lengths=measure_lengths(traces, spine),
     )
@@ -117,7 +120,7 @@ def resolve_breaks(
         raise ParameterError(f"min_confidence is {min_confidence}; a probability is 0 to 1")
     telemetry, lengths = [schema.empty(schema.METRIC_POINTS)], []
 
-    def spines() -> Iterator[Spine]:
+    def spines() -> Iterator[Packed]:
         for bucket in reduced:
             telemetry.append(bucket.metrics)
             lengths.append(bucket.lengths)

@@ -20,7 +20,7 @@ def span_edges(traces: TraceSet, *, spine: Spine | None = None) -> pl.DataFrame:
     traces : TraceSet
         A capture. A parent that is not in it makes no edge; `find_breaks` lists those.
     spine : Spine, optional
-        That of `reduce_bucket`, where it was called already; it saves half the work.
+        That of `build_spine`, where it was built already; it saves half the work.
 
     Returns
     -------

@@ -57,15 +57,19 @@ def known_calls(skeleton: Skeleton, rows: Ints, *, least: int = 2) -> dict[int, 
     causal = skeleton.start[parent] <= skeleton.start[rows] + 5_000_000
     rows, parent = rows[causal], parent[causal]
     classes = skeleton.caller_class[parent]
+    order = np.argsort(classes, kind="stable")
+    codes, begins, sizes = np.unique(classes[order], return_index=True, return_counts=True)
+    rows, parent = rows[order], parent[order]
+    start, end = skeleton.start[rows], skeleton.end[rows]
+    start_gap, end_gap = start - skeleton.start[parent], skeleton.end[parent] - end
     known = {}
-    for code in np.flatnonzero(np.bincount(classes) >= max(least, 1)).tolist():
-        mine = classes == code
-        callers = np.unique(parent[mine]).size
-        known[code] = Intact(
-            start_gap=skeleton.start[rows[mine]] - skeleton.start[parent[mine]],
-            end_gap=skeleton.end[parent[mine]] - skeleton.end[rows[mine]],
-            duration=skeleton.end[rows[mine]] - skeleton.start[rows[mine]],
-            per_caller=float(mine.sum()) / callers,
+    for place in np.flatnonzero(sizes >= max(least, 1)).tolist():
+        mine = slice(begins[place], begins[place] + sizes[place])
+        known[int(codes[place])] = Intact(
+            start_gap=start_gap[mine],
+            end_gap=end_gap[mine],
+            duration=end[mine] - start[mine],
+            per_caller=float(sizes[place]) / np.unique(parent[mine]).size,
         )
     return known
 

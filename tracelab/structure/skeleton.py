@@ -17,11 +17,10 @@ from tracelab.structure.spine import (
     INTACT,
     ORPHAN,
     ROOT,
-    Spine,
     mix_keys,
     take_rows,
 )
-from tracelab.structure.stacking import order_of, rearrange, stack_spines
+from tracelab.structure.stacking import Packed, order_of, rearrange, stack_spines
 
 Fact = TypeVar("Fact")
 
@@ -114,7 +113,7 @@ class Skeleton:
 
     Parameters
     ----------
-    spines : iterable of Spine
+    spines : iterable of Packed
         One per bucket; each holds whole traces. Taken one by one.
 
     Attributes
@@ -131,7 +130,7 @@ class Skeleton:
         span: `pair_codes` multiplies without overflow.
     """
 
-    def __init__(self, spines: Iterable[Spine]) -> None:
+    def __init__(self, spines: Iterable[Packed]) -> None:
         stacked = stack_spines(spines)
         self._columns = stacked.columns
         self.traces, self.odd_ids = stacked.traces, stacked.odd_ids

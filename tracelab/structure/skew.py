@@ -18,6 +18,7 @@ from tracelab.structure.skeleton import (
     verdicts,
 )
 from tracelab.structure.spine import CROSSINGS, build_spine, take_rows
+from tracelab.structure.stacking import pack_spine
 from tracelab.traceset import TraceSet
 
 CLOCK_SKEWS: Final = pl.Schema(
@@ -390,7 +391,7 @@ def estimate_clock_skew(traces: TraceSet, *, min_calls: int = 3) -> pl.DataFrame
     SchemaError
         Never for a `TraceSet`.
     """
-    skeleton = Skeleton([build_spine(traces)])
+    skeleton = Skeleton([pack_spine(build_spine(traces))])
     _, names = clock_groups(skeleton)
     pairs = _certain(measure_skews(skeleton), min_calls=min_calls)
     return schema.conform(
@@ -428,7 +429,7 @@ def correct_times(traces: TraceSet, *, min_calls: int = 3) -> pl.DataFrame:
         Never for a `TraceSet`.
     """
     spine = build_spine(traces)
-    skeleton = Skeleton([spine])
+    skeleton = Skeleton([pack_spine(spine)])
     offsets = clock_offsets(skeleton, min_calls=min_calls)
     table = pl.DataFrame({"process": skeleton.processes["process"], "clock_offset_ns": offsets})
     mine = spine.spans.select("process").join(

@@ -1,7 +1,7 @@
 """Spines of all buckets stacked in order of time, in as few bytes a span as they need.
 
-Columns are taken from the spines one after the other, so that a capture never stands in memory
-twice; hashes become row numbers in small dictionaries.
+A bucket is packed where it was read: sorted, its hashes row numbers of small dictionaries. Columns
+are taken from the buckets one after the other, so that a capture never stands in memory twice.
 """
 
 from collections.abc import Iterable
@@ -26,25 +26,22 @@ from tracelab.structure.spine import (
 Array = npt.NDArray[Any]
 Ints = npt.NDArray[np.signedinteger[Any]]
 
-_UNSTACKED: Final = frozenset({"key"})
-"""Columns of a spine that follow from others."""
+_CODED: Final = {"op": "ops", "process": "processes", "peer": "peers"}
+"""Columns that are hashes in a spine, and the dictionary that becomes what they are a row of."""
 
-_NARROW: Final = dict.fromkeys(("trace", "op", "process", "peer", "parent_row"), np.int32)
-"""Columns that are numbers of rows here, and their type."""
-
-_TIMED: Final = "timed"
+_BESIDE: Final = ("traces", *_CODED.values(), "odd_ids")
 
 
 @dataclass(slots=True)
-class Stacked:
-    """A whole capture.
+class Packed:
+    """Spans in order of time: a bucket, or a whole capture.
 
     Parameters
     ----------
     columns : dict of str to ndarray
-        By name of SPINE's columns but ``key``, in order of time; ``trace``, ``op``, ``process``
-        and ``peer`` are rows of the dictionaries; ``timed`` is False where a span has no time at
-        all, which then is 0.
+        By name of SPINE's columns but ``key``; ``trace``, ``op``, ``process`` and ``peer`` are
+        rows of the dictionaries; ``timed`` is False where a span has no time at all, which then
+        is 0.
     traces, ops, processes, peers, odd_ids : pl.DataFrame
         Columns of TRACES, OPS, PROCESSES, PEERS and ODD_IDS, sorted.
     """
@@ -57,18 +54,64 @@ class Stacked:
     odd_ids: pl.DataFrame
 
 
-def stack_spines(spines: Iterable[Spine]) -> Stacked:
-    """Stack buckets, fill times, sort by time, and let parent rows follow.
+def pack_spine(spine: Spine) -> Packed:
+    """Fill times, sort by time, let parent rows follow, and turn hashes into small codes.
+
+    A capture is mostly put in order bucket by bucket, where it fits the processor's caches and
+    many do it at once: sorted buckets are merged in a fraction of the time.
 
     Parameters
     ----------
-    spines : iterable of Spine
-        One per bucket, each of whole traces, in any order: the answer is the same. Taken one
-        by one, so that an iterator that lets go of them keeps memory low.
+    spine : Spine
+        A bucket of whole traces.
 
     Returns
     -------
-    Stacked
+    Packed
+        The same.
+
+    Raises
+    ------
+    OverflowError
+        If there are more rows than 32 bits can number.
+    """
+    spans = spine.spans
+    _check_height(spans.height)
+    start, end = spans["start"], spans["end"]
+    columns: dict[str, Array] = {
+        "start": start.fill_null(end).fill_null(0).to_numpy(),
+        "end": end.fill_null(start).fill_null(0).to_numpy(),
+        "timed": (start.is_not_null() | end.is_not_null()).to_numpy(),
+    }
+    for name in SPINE.names():
+        if name in _CODED:
+            known = getattr(spine, _CODED[name])[name].to_numpy()
+            columns[name] = find_codes(spans[name].to_numpy(), known)
+        elif name in ("trace", "parent_row"):
+            columns[name] = spans[name].to_numpy().astype(np.int32)
+        elif name != "key" and name not in columns:
+            columns[name] = spans[name].to_numpy()
+    order = np.argsort(columns["start"], kind="stable")
+    return Packed(rearrange(columns, order), *(getattr(spine, name) for name in _BESIDE))
+
+
+def _check_height(height: int) -> None:
+    if height >= np.iinfo(np.int32).max:
+        raise OverflowError(f"{height:,} spans: more than row numbers of 32 bits can tell apart")
+
+
+def stack_spines(buckets: Iterable[Packed]) -> Packed:
+    """Stack buckets, sort by time, and let parent rows follow.
+
+    Parameters
+    ----------
+    buckets : iterable of Packed
+        Each of whole traces, in any order: the answer is the same. Taken one by one, so that an
+        iterator that lets go of them keeps memory low.
+
+    Returns
+    -------
+    Packed
         The capture.
 
     Raises
@@ -76,46 +119,46 @@ def stack_spines(spines: Iterable[Spine]) -> Stacked:
     OverflowError
         If there are more rows than 32 bits can number.
     """
-    frames: list[dict[str, pl.Series]] = []
-    beside: dict[str, list[pl.DataFrame]] = {
-        name: [] for name in ("traces", "ops", "processes", "peers", "odd_ids")
-    }
-    for spine in spines:
-        frames.append({name: spine.spans[name] for name in SPINE.names() if name not in _UNSTACKED})
+    parts: list[dict[str, Array]] = []
+    beside: dict[str, list[pl.DataFrame]] = {name: [] for name in _BESIDE}
+    for bucket in buckets:
+        parts.append(bucket.columns)
         for name, tables in beside.items():
-            tables.append(getattr(spine, name))
-        del spine
-    height = sum(len(frame["start"]) for frame in frames)
-    if height >= np.iinfo(np.int32).max:
-        raise OverflowError(f"{height:,} spans: more than row numbers of 32 bits can tell apart")
-    traces, trace = _number_traces(beside["traces"])
-    ops, processes = _merge(beside["ops"], OPS), _merge(beside["processes"], PROCESSES)
-    peers = _merge(beside["peers"], PEERS)
-    known = {"op": ops["op"], "process": processes["process"], "peer": peers["peer"]}
-    heights = [len(frame["start"]) for frame in frames]
-    offsets = np.cumsum([0, *heights])
-    columns: dict[str, Array] = dict(_take_times(frames))
-    for name in SPINE.names():
-        if name in columns or name in _UNSTACKED:
-            continue
-        parts = [np.zeros(0, _NARROW.get(name) or pl.Series(dtype=SPINE[name]).to_numpy().dtype)]
-        for number, frame in enumerate(frames):
-            array = frame.pop(name).to_numpy()
-            if name in known:
-                array = find_codes(array, known[name].to_numpy())
-            elif name == "trace":
-                array = trace[number][array]
+            tables.append(getattr(bucket, name))
+        del bucket
+    offsets = np.cumsum([0, *(part["start"].size for part in parts)])
+    _check_height(int(offsets[-1]))
+    traces, numbers = _number_traces(beside["traces"])
+    merged = {
+        column: _merge(beside[name], schema)
+        for (column, name), schema in zip(_CODED.items(), (OPS, PROCESSES, PEERS), strict=True)
+    }
+    # What a code of a bucket is in the whole.
+    recoded = {"trace": numbers} | {
+        column: [
+            find_codes(table[column].to_numpy(), merged[column][column].to_numpy())
+            for table in beside[name]
+        ]
+        for column, name in _CODED.items()
+    }
+    columns: dict[str, Array] = {}
+    for name, none in pack_spine(_NOTHING).columns.items():
+        column = np.empty(offsets[-1], none.dtype)
+        for number, part in enumerate(parts):
+            here = slice(offsets[number], offsets[number + 1])
+            array = part.pop(name)
+            if name in recoded:
+                array = recoded[name][number][array]
             elif name == "parent_row":
-                array = np.where(array >= 0, array + offsets[number], NO_ROW).astype(np.int32)
-            parts.append(array)
-        columns[name] = np.concatenate(parts)
-        del parts
-    return Stacked(
+                array = np.where(array >= 0, array + np.int32(offsets[number]), NO_ROW)
+            column[here] = array
+        columns[name] = column
+    return Packed(
         columns=rearrange(columns, order_of(columns)),
         traces=traces,
-        ops=ops,
-        processes=processes,
-        peers=peers,
+        ops=merged["op"],
+        processes=merged["process"],
+        peers=merged["peer"],
         odd_ids=pl.concat([pl.DataFrame(schema=ODD_IDS), *beside["odd_ids"]]),
     )
 
@@ -126,7 +169,7 @@ def order_of(columns: dict[str, Array]) -> Ints:
     Parameters
     ----------
     columns : dict of str to ndarray
-        As in `Stacked`.
+        As in `Packed`.
 
     Returns
     -------
@@ -158,14 +201,14 @@ def rearrange(columns: dict[str, Array], rows: Ints) -> dict[str, Array]:
     Parameters
     ----------
     columns : dict of str to ndarray
-        As in `Stacked`; emptied, column by column, so that no more than one stands twice.
+        As in `Packed`; emptied, column by column, so that no more than one stands twice.
     rows : ndarray of int
         Rows to keep; the parent of a row is kept, or forgotten.
 
     Returns
     -------
     dict of str to ndarray
-        As in `Stacked`.
+        As in `Packed`.
 
     Raises
     ------
@@ -207,24 +250,6 @@ def find_codes(hashes: Array, dictionary: Array) -> Ints:
     return order[np.searchsorted(ordered, hashes)].astype(np.int32)
 
 
-def _take_times(frames: list[dict[str, pl.Series]]) -> Iterable[tuple[str, Array]]:
-    """Start and end, each the other's value where it is missing; whether there is any."""
-    starts, ends, timed = [], [], []
-    for frame in frames:
-        start, end = frame.pop("start"), frame.pop("end")
-        timed.append((start.is_not_null() | end.is_not_null()).to_numpy())
-        starts.append(start.fill_null(end).fill_null(0).to_numpy())
-        ends.append(end.fill_null(start).fill_null(0).to_numpy())
-        del start, end
-    for name, parts, kind in (
-        ("start", starts, np.int64),
-        ("end", ends, np.int64),
-        (_TIMED, timed, np.bool_),
-    ):
-        yield name, np.concatenate([np.zeros(0, kind), *parts])
-        parts.clear()
-
-
 def _number_traces(tables: list[pl.DataFrame]) -> tuple[pl.DataFrame, list[Ints]]:
     """Give traces numbers in order of their ids; return the ids, and each bucket's numbers."""
     ids = pl.concat([pl.DataFrame(schema=TRACES), *tables])
@@ -247,3 +272,8 @@ def _merge(tables: list[pl.DataFrame], columns: pl.Schema) -> pl.DataFrame:
         .sort([*columns.names()[1:], code], nulls_last=True)
         .unique(code, keep="first", maintain_order=True)
     )
+
+
+_NOTHING: Final = Spine(
+    *(pl.DataFrame(schema=each) for each in (SPINE, TRACES, OPS, PROCESSES, PEERS, ODD_IDS))
+)
