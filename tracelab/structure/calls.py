@@ -14,6 +14,7 @@ from typing import Final
 import numpy as np
 
 from tracelab.structure.assignment import draw_contested
+from tracelab.structure.codes import entries_by_code
 from tracelab.structure.known_calls import Intact
 from tracelab.structure.laws import Law, association_marginals, pair_ranges
 from tracelab.structure.skeleton import Floats, Ints, Skeleton
@@ -119,8 +120,13 @@ def by_process(skeleton: Skeleton, callees: Ints, callers: Ints) -> list[tuple[I
         Never.
     """
     place, of_callers = skeleton.process[callees], skeleton.process[callers]
+    asked = np.zeros(skeleton.processes.height, bool)
+    asked[place] = True
+    here = dict(entries_by_code(of_callers, asked[of_callers]))
+    nobody = np.zeros(0, np.int64)
     return [
-        (callees[place == code], callers[of_callers == code]) for code in np.unique(place).tolist()
+        (callees[mine], callers[here.get(code, nobody)])
+        for code, mine in entries_by_code(place, np.ones(place.size, bool))
     ]
 
 

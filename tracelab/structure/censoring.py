@@ -11,7 +11,7 @@ from typing import Final
 import numpy as np
 import polars as pl
 
-from tracelab.structure.codes import mix64
+from tracelab.structure.codes import entries_by_code, mix64, sorted_by_code
 from tracelab.structure.losses import EXPORT_DELAY_NS, Lifetimes
 from tracelab.structure.missing import Missing, edges_around
 from tracelab.structure.rates import wilson_interval
@@ -169,10 +169,11 @@ def _odds(
     for call in (False, True):
         mine = near[missing.call[near] == call]
         keys = (skeleton.caller_class if call else skeleton.op)[missing.row[mine]]
-        order = np.argsort(keys, kind="stable")
+        order = sorted_by_code(keys)
         codes, begin = np.unique(keys[order], return_index=True)
+        servers = _server_gaps(skeleton, codes) if call else {}
         for code, group in zip(codes.tolist(), np.split(mine[order], begin[1:]), strict=False):
-            gaps = sign * _server_gaps(skeleton, code) if call else parents.of(code)
+            gaps = sign * servers.get(code, _NO_GAPS) if call else parents.of(code)
             alive = survival(gaps, age[group].astype(np.float64), outliers=parents.outliers)
             if sign > 0 and not call and gaps.size >= _ENOUGH:
                 gone = int((alive < _SILENT).sum())
@@ -183,6 +184,9 @@ def _odds(
     return odds, loses
 
 
+_NO_GAPS: Final = np.zeros(0, np.int64)
+
+
 class _Pauses:
     """How long after a child the next sign of its parent comes: another child, or its own end.
 
@@ -190,11 +194,7 @@ class _Pauses:
     """
 
     def __init__(self, skeleton: Skeleton, sign: int) -> None:
-        rows = skeleton.intact
-        rows = rows[skeleton.timed[rows]]
-        # A sample of parents serves; all would cost seconds of sorting at tens of millions.
-        self._each = 1 + rows.size // _SAMPLE
-        rows = rows[skeleton.parent[rows] % self._each == 0]
+        rows, self._each = skeleton.once(_some_children)
         parent, end = skeleton.parent[rows], skeleton.end[rows]
         until = skeleton.end[parent]
         if sign > 0:
@@ -202,7 +202,7 @@ class _Pauses:
             rows, parent, end, until = (each[order] for each in (rows, parent, end, until))
             again = parent[1:] == parent[:-1]
             until[:-1][again] = end[1:][again]
-        order = np.argsort(skeleton.op[rows], kind="stable")
+        order = sorted_by_code(skeleton.op[rows])
         self._gaps: Ints = sign * (until - end)[order]
         self._parent = parent[order]
         self._begin = np.searchsorted(skeleton.op[rows][order], np.arange(skeleton.ops.height + 1))
@@ -227,12 +227,27 @@ class _Pauses:
         return self._each * np.unique(self._parent[self._begin[op] : self._begin[op + 1]]).size
 
 
-def _server_gaps(skeleton: Skeleton, caller_class: int) -> Ints:
-    """How long the servers outlast the calls of a class."""
-    rows = skeleton.by_class.rows(caller_class)
-    servers = skeleton.children_of(rows)
-    gaps: Ints = skeleton.end[servers] - skeleton.end[skeleton.parent[servers]]
-    return gaps
+def _some_children(skeleton: Skeleton) -> tuple[Ints, int]:
+    """Return all children of a sample of parents, and of how many parents each is one.
+
+    All would cost seconds of sorting at tens of millions.
+    """
+    rows = skeleton.intact
+    rows = rows[skeleton.timed[rows]]
+    each = 1 + rows.size // _SAMPLE
+    return rows[skeleton.parent[rows] % each == 0], each
+
+
+def _server_gaps(skeleton: Skeleton, classes: Ints) -> dict[int, Ints]:
+    """How long the servers outlast the calls of some classes."""
+    asked = np.zeros(int(skeleton.caller_class.max(initial=0)) + 1, bool)
+    asked[classes] = True
+    rows = skeleton.intact
+    of = skeleton.caller_class[skeleton.parent[rows]]
+    return {
+        code: skeleton.end[rows[mine]] - skeleton.end[skeleton.parent[rows[mine]]]
+        for code, mine in entries_by_code(of, asked[of])
+    }
 
 
 def cut_odds(skeleton: Skeleton, missing: Missing) -> Floats:
@@ -268,12 +283,17 @@ def cut_odds(skeleton: Skeleton, missing: Missing) -> Floats:
     once[np.unique(families(skeleton, missing), return_index=True)[1]] = True
     _, capture = np.unique(np.stack([missing.service, lows, highs]), axis=1, return_inverse=True)
     capture = capture.reshape(-1)
+    known, ends = -2, _NO_GAPS
     for code in np.unique(capture[asked]).tolist():
         alike = capture == code
         mine = np.flatnonzero(asked & alike)
         low, high, zone = (int(each[mine[0]]) for each in (lows, highs, zones))
         lost = when[once & alike]
-        held = _ends_within(skeleton, int(missing.service[mine[0]]), low, high)
+        # Captures are numbered service by service.
+        if missing.service[mine[0]] != known:
+            known = int(missing.service[mine[0]])
+            ends = _ends(skeleton, known)
+        held = ends[(ends >= low) & (ends <= high)]
         usual = _share_between(lost, held, low + zone, high - zone)
         for lost_at, held_at, at in (
             (lost - low, held - low, when[mine] - low),
@@ -288,14 +308,14 @@ def cut_odds(skeleton: Skeleton, missing: Missing) -> Floats:
     return odds
 
 
-def _ends_within(skeleton: Skeleton, service: int, low: int, high: int) -> Ints:
-    """When the spans of a service ended in a capture; those of all services for -1."""
+def _ends(skeleton: Skeleton, service: int) -> Ints:
+    """When the spans of a service ended; those of all services for -1."""
     rows = np.flatnonzero(skeleton.timed)
     if service >= 0:
         rows = skeleton.rows_of_service(service)
         rows = rows[skeleton.timed[rows]]
     ends: Ints = skeleton.end[rows]
-    return ends[(ends >= low) & (ends <= high)]
+    return ends
 
 
 def _told_apart(skeleton: Skeleton, missing: Missing) -> Bools:

@@ -154,6 +154,29 @@ def count_pairs(keys: Ints, values: Ints) -> pl.DataFrame:
     )
 
 
+def sorted_by_code(codes: npt.NDArray[np.integer[Any]]) -> npt.NDArray[np.intp]:
+    """Order entries by their code, and those of one code as they were.
+
+    Parameters
+    ----------
+    codes : ndarray of int
+        Codes from 0.
+
+    Returns
+    -------
+    ndarray of int64
+        All entries.
+
+    Raises
+    ------
+    TypeError
+        If `codes` are no integers.
+    """
+    # Small integers are sorted by their digits, several times as fast.
+    few = int(codes.max(initial=0)) < 1 << 16
+    return np.argsort(codes.astype(np.uint16) if few else codes, kind="stable")
+
+
 def entries_by_code(codes: Ints, where: npt.NDArray[np.bool_]) -> Iterator[tuple[int, Ints]]:
     """Give the entries of each code, of those that are asked about.
 
@@ -175,10 +198,12 @@ def entries_by_code(codes: Ints, where: npt.NDArray[np.bool_]) -> Iterator[tuple
         If the lengths differ.
     """
     entries = np.flatnonzero(where)
-    entries = entries[np.argsort(codes[entries], kind="stable")]
-    distinct, begin = np.unique(codes[entries], return_index=True)
-    if distinct.size:
-        yield from zip(distinct.tolist(), np.split(entries, begin[1:]), strict=True)
+    entries = entries[sorted_by_code(codes[entries])]
+    ordered = codes[entries]
+    begin = np.flatnonzero(ordered[1:] != ordered[:-1]) + 1
+    if entries.size:
+        distinct = ordered[np.concatenate([[0], begin])]
+        yield from zip(distinct.tolist(), np.split(entries, begin), strict=True)
 
 
 def hex_texts(numbers: npt.NDArray[np.uint64]) -> list[str]:
@@ -217,10 +242,7 @@ class Groups:
     def __init__(self, codes: Ints, rows: Ints | None = None) -> None:
         if rows is not None:
             codes = codes[rows]
-        # Small integers are sorted by their digits, several times as fast.
-        few = int(codes.max(initial=0)) < 1 << 16
-        order = np.argsort(codes.astype(np.uint16) if few else codes, kind="stable")
-        order = order.astype(np.int32)
+        order = sorted_by_code(codes).astype(np.int32)
         self.order: Ints = order if rows is None else rows[order].astype(np.int32)
         self.counts: Ints = np.bincount(codes)
         self.offsets: Ints = np.concatenate([[0], np.cumsum(self.counts)])

@@ -290,13 +290,14 @@ def _weigh(
     shifts = _shifts(skeleton, group.window_ns, int(np.clip(2_000 / sample.size, 8, 500)))
     bounds = (-tolerance_ns, group.window_ns)
     places = by_process(skeleton, sample, group.rows) if local else [(sample, group.rows)]
-    moved = np.stack([_histogram(_moved_gaps(skeleton, places, bounds, shift)) for shift in shifts])
+    begun = [(*place, skeleton.start[place[1]]) for place in places]
+    moved = np.stack([_histogram(_moved_gaps(skeleton, begun, bounds, shift)) for shift in shifts])
     if int(skeleton.kind[callees[0]]) in (CLIENT, PRODUCER):
         # A job on a timetable meets its own call again one period later: that is no chance.
         totals = moved.sum(axis=1)
         moved = moved[np.argsort(totals, kind="stable")[: int(np.ceil(0.9 * totals.size))]]
     # Bursts of traffic make callers and callees meet whichever comes first; calls do not.
-    mirrored = _histogram(-_moved_gaps(skeleton, places, (-group.window_ns, tolerance_ns), 0))
+    mirrored = _histogram(-_moved_gaps(skeleton, begun, (-group.window_ns, tolerance_ns), 0))
     surprise, share = _surprise(observed, moved, mirrored, sample.size)
     accounted = share * callees.size
     if (
@@ -412,17 +413,18 @@ def _histogram(gaps: Ints) -> Floats:
 
 
 def _moved_gaps(
-    skeleton: Skeleton, places: list[tuple[Ints, Ints]], bounds: tuple[int, int], shift: int
+    skeleton: Skeleton, places: list[tuple[Ints, Ints, Ints]], bounds: tuple[int, int], shift: int
 ) -> Ints:
     """Delays from callers to callees of a place within bounds, the callees moved in time.
+
+    A place is its callees, its callers and when they start.
 
     What is moved out of the capture comes in again at its other end.
     """
     first, last = skeleton.window
     length = max(last - first, 1)
     gaps = []
-    for mine, rows in places:
-        begins = skeleton.start[rows]
+    for mine, rows, begins in places:
         moved = (skeleton.start[mine] - first + shift) % length + first
         low = np.searchsorted(begins, moved - bounds[1])
         high = np.searchsorted(begins, moved - bounds[0], side="right")

@@ -5,6 +5,7 @@ from typing import Final
 
 import numpy as np
 
+from tracelab.structure.codes import sorted_by_code
 from tracelab.structure.skeleton import Ints, Skeleton
 
 REGULAR: Final = 0.8
@@ -57,7 +58,7 @@ def known_calls(skeleton: Skeleton, rows: Ints, *, least: int = 2) -> dict[int, 
     causal = skeleton.start[parent] <= skeleton.start[rows] + 5_000_000
     rows, parent = rows[causal], parent[causal]
     classes = skeleton.caller_class[parent]
-    order = np.argsort(classes, kind="stable")
+    order = sorted_by_code(classes)
     codes, begins, sizes = np.unique(classes[order], return_index=True, return_counts=True)
     rows, parent = rows[order], parent[order]
     start, end = skeleton.start[rows], skeleton.end[rows]

@@ -5,7 +5,7 @@ from typing import Final
 import numpy as np
 import polars as pl
 
-from tracelab.structure.codes import pair_codes
+from tracelab.structure.codes import pair_codes, sorted_by_code
 from tracelab.structure.skeleton import Bools, Ints, Skeleton
 
 MOST_PAUSED: Final = 0.8
@@ -63,7 +63,7 @@ def find_pauses(skeleton: Skeleton, clients: Ints) -> Bools:
     every = skeleton.caller_class
     size = int(every.max(initial=-1)) + 1
     rows = clients[first]
-    rows = rows[np.argsort(every[rows], kind="stable")]
+    rows = rows[sorted_by_code(every[rows])]
     codes, answered = every[rows], skeleton.served[rows]
     same = codes[1:] == codes[:-1]
     many = np.bincount(codes, minlength=size)

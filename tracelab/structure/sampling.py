@@ -163,8 +163,9 @@ def sampled_out(skeleton: Skeleton, missing: Missing) -> tuple[Floats, list[str]
     traces = skeleton.trace[missing.row]
     for service in np.unique(missing.service[missing.service >= 0]).tolist():
         mine = np.flatnonzero(missing.service == service)
-        present = np.unique(skeleton.trace[skeleton.rows_of_service(service)])
-        gone = mine[~np.isin(traces[mine], present)]
+        seen = np.zeros(skeleton.traces.height, bool)
+        seen[skeleton.trace[skeleton.rows_of_service(service)]] = True
+        present, gone = np.flatnonzero(seen), mine[~seen[traces[mine]]]
         absent, first = np.unique(traces[gone], return_index=True)
         if min(present.size, absent.size) < MIN_TRACES:
             continue
@@ -251,7 +252,12 @@ def _divergence(share: Floats, usual: float) -> Floats:
 
 
 def _row_of(skeleton: Skeleton, traces: Ints) -> Ints:
-    """Return some row of each trace."""
-    rows = skeleton.rows_in(traces)
-    first: Ints = rows[np.unique(skeleton.trace[rows], return_index=True)[1]]
+    """Return the first row of each trace."""
+    first: Ints = skeleton.once(_first_rows)[traces]
+    return first
+
+
+def _first_rows(skeleton: Skeleton) -> Ints:
+    first = np.full(skeleton.traces.height, -1, np.int32)
+    first[skeleton.trace[::-1]] = np.arange(skeleton.n - 1, -1, -1, dtype=np.int32)
     return first
