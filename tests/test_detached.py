@@ -11,7 +11,6 @@ from tracelab.structure.calls import Answer, Pairs
 from tracelab.structure.detached import _is_regular
 from tracelab.structure.laws import association_marginals
 from tracelab.structure.skeleton import CONSUMER, PRODUCER, Skeleton
-from tracelab.structure.spine import build_spine
 
 N = 60
 
@@ -305,7 +304,7 @@ def test_roots_of_which_none_was_probably_called_are_no_rule():
     for number in range(60):
         capture.span(number, 1, name="send", kind="PRODUCER", start=50.0 * number)
         capture.span(100 + number, 1, name="mail", kind="CONSUMER", start=50.0 * number + 20)
-    skeleton = Skeleton([build_spine(capture.traces())])
+    skeleton = Skeleton.of(capture.traces())
     kinds = skeleton.kind
     callers, callees = np.flatnonzero(kinds == PRODUCER), np.flatnonzero(kinds == CONSUMER)
     number, gap = np.arange(60), np.full(60, 20_000_000)

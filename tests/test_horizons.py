@@ -7,7 +7,6 @@ import pytest
 from tests.building import EPOCH_NS, Capture
 from tracelab.structure import find_breaks
 from tracelab.structure.skeleton import Skeleton
-from tracelab.structure.spine import build_spine
 
 LOCAL = {"parent_is_remote": False}
 REMOTE = {"parent_is_remote": True}
@@ -71,7 +70,7 @@ def intranet(capture: Capture, *, begin: float = 0, seconds: int = 600) -> Captu
 
 def horizons(capture: Capture) -> dict[str, tuple[float, float]]:
     """Edges per service instance, in seconds since the epoch of the builder."""
-    skeleton = Skeleton([build_spine(capture.traces())])
+    skeleton = Skeleton.of(capture.traces())
     names = skeleton.processes["service_instance_id"].to_list()
     edges = skeleton.horizons
     return {

@@ -6,7 +6,6 @@ from tests.building import Capture, span_id, trace_id
 from tracelab.structure import find_breaks
 from tracelab.structure.leaks import find_wrong_parents
 from tracelab.structure.skeleton import Skeleton
-from tracelab.structure.spine import build_spine
 
 REQUESTS = 60
 
@@ -91,7 +90,7 @@ def test_the_loser_of_a_race_that_outlives_its_request_is_no_leak():
             capture.span(number, 2, 1, name="pack", start=at + 0.3, duration=0.5)
         capture.span(number, 3, 1, name="pack", start=at + fire + 3, duration=first)
         capture.span(number, 4, 1, name="pack", start=at + fire + 3.02, duration=second + 1)
-    skeleton = Skeleton([build_spine(capture.traces())])
+    skeleton = Skeleton.of(capture.traces())
     assert find_wrong_parents(skeleton, min_odds=1.0).height == 0
 
 

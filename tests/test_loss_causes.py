@@ -12,11 +12,10 @@ from tracelab.structure.missing import find_missing
 from tracelab.structure.owners import find_owners
 from tracelab.structure.raggedness import measure_edges
 from tracelab.structure.skeleton import Skeleton
-from tracelab.structure.spine import build_spine
 
 
 def skeleton_of(capture: Capture) -> Skeleton:
-    return Skeleton([build_spine(capture.traces())])
+    return Skeleton.of(capture.traces())
 
 
 def causes(capture: Capture, **tables: pl.DataFrame) -> dict[str, int]:

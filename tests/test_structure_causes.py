@@ -18,7 +18,6 @@ from tracelab.structure.sampling import (
 )
 from tracelab.structure.skeleton import Skeleton
 from tracelab.structure.skew import estimate_clock_skew
-from tracelab.structure.spine import build_spine
 
 LOCAL = {"parent_is_remote": False}
 REMOTE = {"parent_is_remote": True}
@@ -662,12 +661,12 @@ def test_peers_that_only_a_url_tells_are_kept_apart():
     for number, peer in enumerate(("stock:80/items", "prices:80/list", "stock:80/items"), start=1):
         url = f'{{"url.full":"http://{peer}"}}'
         capture.span(1, number, name="GET", kind="CLIENT", start=number, attributes=url)
-    first, second, third = Skeleton([build_spine(capture.traces())]).caller_class.tolist()
+    first, second, third = Skeleton.of(capture.traces()).caller_class.tolist()
     assert first == third != second
 
 
 def test_nothing_is_called_detached_without_roots():
-    skeleton = Skeleton([build_spine(Capture().span(1, 1, 2).traces())])
+    skeleton = Skeleton.of(Capture().span(1, 1, 2).traces())
     assert find_detached_roots(skeleton).found.height == 0
 
 

@@ -12,8 +12,6 @@ from tracelab.structure.rates import wilson_interval
 from tracelab.structure.sampled_callers import blame_sampled_callers
 from tracelab.structure.sampling import MIN_SEPARATION, sampled_out
 from tracelab.structure.skeleton import Skeleton
-from tracelab.structure.spine import build_spine
-from tracelab.structure.stacking import pack_spine
 from tracelab.traceset import TraceSet
 
 SAMPLING_AUDIT: Final = pl.Schema(
@@ -61,7 +59,7 @@ def audit_sampling(traces: TraceSet) -> pl.DataFrame:
     SchemaError
         Never for a `TraceSet`.
     """
-    skeleton = Skeleton([pack_spine(build_spine(traces))])
+    skeleton = Skeleton.of(traces)
     skeleton.drop_copies()
     if not skeleton.n:
         return schema.empty(SAMPLING_AUDIT)

@@ -17,10 +17,12 @@ from tracelab.structure.spine import (
     INTACT,
     ORPHAN,
     ROOT,
+    build_spine,
     mix_keys,
     take_rows,
 )
-from tracelab.structure.stacking import Packed, order_of, rearrange, stack_spines
+from tracelab.structure.stacking import Packed, order_of, pack_spine, rearrange, stack_spines
+from tracelab.traceset import TraceSet
 
 Fact = TypeVar("Fact")
 
@@ -148,6 +150,27 @@ class Skeleton:
         )
         self._ahead: Ints = np.zeros(self.processes.height, np.int64)
         self._spread()
+
+    @classmethod
+    def of(cls, traces: TraceSet) -> "Skeleton":
+        """Build the skeleton of a capture that is not parted into buckets.
+
+        Parameters
+        ----------
+        traces : TraceSet
+            The capture.
+
+        Returns
+        -------
+        Skeleton
+            Its spans.
+
+        Raises
+        ------
+        SchemaError
+            Never for a `TraceSet`.
+        """
+        return cls([pack_spine(build_spine(traces))])
 
     def _spread(self) -> None:
         """Name the columns that are asked for most."""

@@ -391,7 +391,7 @@ def estimate_clock_skew(traces: TraceSet, *, min_calls: int = 3) -> pl.DataFrame
     SchemaError
         Never for a `TraceSet`.
     """
-    skeleton = Skeleton([pack_spine(build_spine(traces))])
+    skeleton = Skeleton.of(traces)
     _, names = clock_groups(skeleton)
     pairs = _certain(measure_skews(skeleton), min_calls=min_calls)
     return schema.conform(
