@@ -32,6 +32,10 @@ def count_spans(traces, plus=0):
     return traces.spans.height + plus
 
 
+def hand_back(_, given):
+    return given
+
+
 def fail_on_any(traces):
     raise ParameterError("told by the function")
 
@@ -143,3 +147,14 @@ def test_a_scheduler_that_is_not_there_is_an_engine_error(store):
     pytest.importorskip("distributed")
     with pytest.raises(EngineError, match="cannot be reached"):
         map_buckets(count_spans, store, engine="tcp://127.0.0.1:9")
+
+
+def test_a_process_is_sent_the_arguments_of_its_bucket(store):
+    given = map_buckets(hand_back, store, workers=2, arguments=lambda bucket: [bucket * 10])
+    assert given == [number * 10 for number in store.buckets()]
+
+
+def test_ids_tell_the_bucket_that_holds_their_traces(store):
+    for number in store.buckets():
+        ids = store.read_bucket(number).spans["trace_id"].unique()
+        assert set(store.buckets_of(ids)) <= {number}

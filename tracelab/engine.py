@@ -30,7 +30,7 @@ def map_buckets(
     workers: int | None = None,
     columns: Sequence[str] | None = None,
     tables: Sequence[str] = ("events", "links", "logs", "metrics"),
-    arguments: Sequence[Any] = (),
+    arguments: Sequence[Any] | Callable[[int], Sequence[Any]] = (),
     merge: Callable[[list[Result]], Result] | None = None,
 ) -> list[Result]:
     """Call a function with the traces of a store, a bucket or a piece of one at a time.
@@ -48,8 +48,9 @@ def map_buckets(
         Processes of the engines local and dask; one per core if left out.
     columns, tables : sequence of str
         What `function` needs, as for `TraceStore.read_bucket`.
-    arguments : sequence
-        Further positional arguments.
+    arguments : sequence or callable
+        Further positional arguments; or what returns those for a bucket's number, so that no
+        process is sent what only others need. A capture in memory has number 0.
     merge : callable, optional
         Makes one result of those of a bucket's pieces, where they were computed.
 
@@ -71,10 +72,14 @@ def map_buckets(
     """
     if workers is not None and workers < 1:
         raise ParameterError(f"workers={workers}: must be at least 1")
+
+    def given(number: int) -> tuple[Any, ...]:
+        return tuple(arguments(number) if callable(arguments) else arguments)
+
     if isinstance(traces, TraceSet):
-        return [function(traces, *arguments)]
+        return [function(traces, *given(0))]
     snapshot = _Bucket(traces, columns, tuple(tables))
-    tasks = [(snapshot, number, function, tuple(arguments), merge) for number in traces.buckets()]
+    tasks = [(snapshot, number, function, given(number), merge) for number in traces.buckets()]
     with connected(engine, workers=workers) as cluster:
         if cluster is not None:
             return _results(cluster, tasks, advice="give them more memory")

@@ -6,7 +6,7 @@ proposed parent ties to another trace are taken out of their buckets and looked 
 that an error is followed across the gap wherever its two halves are stored.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
@@ -194,6 +194,7 @@ def survey(
     serious = breaks.filter(pl.col("severity") != "info")
     tied = _tied_traces(serious) if isinstance(traces, TraceStore) else []
     serving = [*{name: None for part in first for name in part.serving}]
+    mine = _by_bucket(serious, traces)
     say("what became of each error")
     second = map_buckets(
         errors_bucket,
@@ -201,7 +202,7 @@ def survey(
         engine=engine,
         workers=workers,
         columns=schema.JUDGED,
-        arguments=(serious, serving, tied, every, window),
+        arguments=lambda bucket: (mine(bucket), serving, tied, every, window),
         merge=_merged,
     )
     errors, taken = _merged(second)
@@ -220,6 +221,17 @@ def survey(
         start=min((part.start for part in first if part.start is not None), default=None),
         end=max((part.end for part in first if part.end is not None), default=None),
     )
+
+
+def _by_bucket(
+    breaks: pl.DataFrame, traces: TraceSet | TraceStore
+) -> Callable[[int], pl.DataFrame]:
+    """Part breaks by where their traces lie: sending all of them to each costs more than that."""
+    if isinstance(traces, TraceSet):
+        return lambda _: breaks
+    number = traces.buckets_of(breaks["trace_id"]).alias("_bucket")
+    parts = breaks.with_columns(number).partition_by("_bucket", as_dict=True, include_key=False)
+    return lambda bucket: parts.get((bucket,), breaks.clear())
 
 
 def _merged(parts: list[tuple[Errors, TraceSet]]) -> tuple[Errors, TraceSet]:

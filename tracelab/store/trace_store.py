@@ -249,6 +249,26 @@ class TraceStore:
         """
         return range(self.n_buckets + 1)
 
+    def buckets_of(self, trace_ids: pl.Series) -> pl.Series:
+        """Tell in which bucket each of some traces lies, or would lie.
+
+        Parameters
+        ----------
+        trace_ids : pl.Series
+            Trace ids; null belongs to no trace.
+
+        Returns
+        -------
+        pl.Series
+            Numbers of `buckets()`.
+
+        Raises
+        ------
+        SchemaError
+            If the ids are no text.
+        """
+        return bucket_of(trace_ids, self.n_buckets)
+
     def read_bucket(
         self,
         number: int,
