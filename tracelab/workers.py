@@ -272,7 +272,8 @@ def _reason(process: subprocess.Popen[bytes] | None, error: BaseException) -> st
 
 
 def _send(stream: IO[bytes], message: bytes) -> None:
-    stream.write(_HEAD.pack(len(message)) + message)
+    stream.write(_HEAD.pack(len(message)))
+    stream.write(message)
     stream.flush()
 
 

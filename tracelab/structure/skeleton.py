@@ -9,6 +9,7 @@ import numpy.typing as npt
 import polars as pl
 
 from tracelab import schema
+from tracelab.memory import give_back
 from tracelab.structure.codes import Groups, Words, hex_texts, mix64, ranked, slices
 from tracelab.structure.codes import Ints as Ints
 from tracelab.structure.horizons import Horizons, find_horizons
@@ -134,6 +135,7 @@ class Skeleton:
 
     def __init__(self, spines: Iterable[Packed]) -> None:
         stacked = stack_spines(spines)
+        give_back()  # the buckets
         self._columns = stacked.columns
         self.traces, self.odd_ids = stacked.traces, stacked.odd_ids
         self.ops, self.processes, self.peers = stacked.ops, stacked.processes, stacked.peers
