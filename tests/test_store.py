@@ -342,6 +342,32 @@ def test_a_flipped_bit_in_a_part_is_named(tmp_path, files, table):
         store.read()
 
 
+def test_no_more_footers_are_kept_than_there_is_room_for(tmp_path, files, monkeypatch):
+    store = TraceStore(tmp_path / "store", buckets=4)
+    for each in files:
+        store.ingest(each)
+    before = [store.read_bucket(number) for number in store.buckets()]
+    kept = {}
+    monkeypatch.setattr("tracelab.store.parts._METADATA", kept)
+    monkeypatch.setattr("tracelab.store.parts._MAX_METADATA", 1)
+    for number in store.buckets():
+        again = store.read_bucket(number)
+        assert len(kept) == 1
+        assert again.spans.equals(before[number].spans)
+
+
+def test_a_bucket_is_read_without_what_lies_around_it(tmp_path):
+    shelf = shelves.open_shelf(str(tmp_path))
+    content = bytes(range(256)) * 64
+    shelf.put("part", content)
+    view = shelf.view("part", len(content), [(100, 300), (9_000, 9_016)])
+    assert len(view) == len(content)
+    assert bytes(view[100:300]) == content[100:300]
+    assert bytes(view[9_000:9_016]) == content[9_000:9_016]
+    short = shelf.view("part", len(content), [(len(content) - 8, len(content) + 8)])
+    assert bytes(short[len(content) - 8 :]) == content[-8:]
+
+
 def test_compaction_changes_the_files_and_nothing_else(tmp_path):
     live = tmp_path / "live.jsonl"
     store = TraceStore(tmp_path / "store")
