@@ -105,7 +105,9 @@ def split_traces(chunk: Chunk, max_spans: int) -> Iterator[Chunk]:
         yield replace(chunk, **of_traces) if number == 0 else Chunk(**of_traces)
 
 
-def finalise(chunk: Chunk, *, ingest: pl.DataFrame | None = None) -> TraceSet:
+def finalise(
+    chunk: Chunk, *, ingest: pl.DataFrame | None = None, distinct: bool = False
+) -> TraceSet:
     """Resolve duplicates, join exceptions of logs to spans, and order the tables.
 
     Parameters
@@ -115,6 +117,8 @@ def finalise(chunk: Chunk, *, ingest: pl.DataFrame | None = None) -> TraceSet:
     ingest : pl.DataFrame, optional
         One accounting row per source; its ``spans_kept``, ``spans_duplicate`` and
         ``spans_conflicting`` are filled in.
+    distinct : bool
+        No two spans have the same ids, which is known already: no contents need comparing.
 
     Returns
     -------
@@ -128,8 +132,9 @@ def finalise(chunk: Chunk, *, ingest: pl.DataFrame | None = None) -> TraceSet:
     ------
     Nothing of its own.
     """
-    hashed = chunk.spans.with_columns(_contents(chunk).alias(_CONTENT))
-    kept = _drop_duplicates(hashed)
+    content = pl.lit(0, pl.UInt64) if distinct else _contents(chunk)
+    hashed = chunk.spans.with_columns(content.alias(_CONTENT))
+    kept = hashed if distinct else _drop_duplicates(hashed)
     if kept.height < hashed.height:
         rows = kept.select(ROW)
         events = chunk.events.join(rows, on=ROW, how="semi")

@@ -340,8 +340,8 @@ class TraceStore:
             raise ParameterError(f"max_spans={max_spans}: must be at least 1")
         _known(columns or (), schema.SPANS.names(), "column")
         _known(tables, _OF_BUCKETS, "table")
-        for piece in self._pieces(number, max_spans, columns, tables):
-            whole = self._inside(finalise(piece))
+        for piece, distinct in self._pieces(number, max_spans, columns, tables):
+            whole = self._inside(finalise(piece, distinct=distinct))
             yield whole.with_tables(
                 **{name: _NOTHING[name] for name in _OF_BUCKETS if name not in ("spans", *tables)}
             )
@@ -617,15 +617,19 @@ class TraceStore:
 
     def _pieces(
         self, bucket: int, max_spans: int, columns: Sequence[str] | None, tables: Sequence[str]
-    ) -> Iterator[Chunk]:
+    ) -> Iterator[tuple[Chunk, bool]]:
+        """Read a bucket in pieces; with each goes whether no two of its spans have the same ids."""
         batches = self._batches()
         rows = [rows_in(batch["spans"], bucket) if "spans" in batch else 0 for batch in batches]
         if sum(rows) <= max_spans or bucket == self.n_buckets:
-            yield from split_traces(self._needed(bucket, columns, tables), max_spans)
+            chunk, distinct = self._needed(bucket, columns, tables)
+            for piece in split_traces(chunk, max_spans):
+                yield piece, distinct
             return
         ids = self._chunk(bucket, (*_IDS, ROW), ()).spans.select(*_IDS, ROW)
         names = _names(columns)
-        if names is None or _repeated(ids):
+        distinct = not _repeated(ids)
+        if names is None or not distinct:
             names, tables = None, _OF_BUCKETS
         last = [ids.select("trace_id", (pl.col(ROW) // (1 << ROW_BITS)).alias("batch"))]
         del ids
@@ -637,20 +641,23 @@ class TraceStore:
                 for number, batch in enumerate(batches)
                 if "logs" in batch
             ]
-        yield from whole_traces(
+        for piece in whole_traces(
             lambda some: self._chunk(bucket, names, tables, some),
             part_batches(rows, max_spans),
             pl.concat(last).group_by("trace_id").agg(pl.col("batch").max()),
             max_spans,
-        )
+        ):
+            yield piece, distinct
 
-    def _needed(self, bucket: int, columns: Sequence[str] | None, tables: Sequence[str]) -> Chunk:
+    def _needed(
+        self, bucket: int, columns: Sequence[str] | None, tables: Sequence[str]
+    ) -> tuple[Chunk, bool]:
         names = _names(columns)
         if names is not None:
             chunk = self._chunk(bucket, names, tables)
             if not _repeated(chunk.spans):
-                return chunk
-        return self._chunk(bucket, None, _OF_BUCKETS)
+                return chunk, True
+        return self._chunk(bucket, None, _OF_BUCKETS), False
 
     def _chunk(
         self,
