@@ -480,7 +480,7 @@ def _read_part(
 
 
 _METADATA: Final[dict[str, pq.FileMetaData]] = {}
-_MAX_METADATA: Final = 24 << 20
+_MAX_METADATA: Final = 64 << 20
 """Bytes of footers kept decoded, which takes 18 times that: each bucket needs those of all
 parts."""
 _METADATA_LOCK: Final = Lock()

@@ -27,7 +27,7 @@ from tracelab.store.parts import (
     read_parts,
     rows_in,
 )
-from tracelab.store.pieces import part_batches, whole_traces
+from tracelab.store.pieces import TRACE_KEY, part_batches, whole_traces
 from tracelab.store.retention import expire_batches
 from tracelab.store.shelves import Folder, Shelf, open_shelf
 from tracelab.store.window import Window, find_window
@@ -631,20 +631,20 @@ class TraceStore:
         distinct = not _repeated(ids)
         if names is None or not distinct:
             names, tables = None, _OF_BUCKETS
-        last = [ids.select("trace_id", (pl.col(ROW) // (1 << ROW_BITS)).alias("batch"))]
+        last = [ids.select(TRACE_KEY.alias("trace"), batch=pl.col(ROW) // (1 << ROW_BITS))]
         del ids
         if "logs" in tables:
             last += [
                 read_parts(
                     self._root, [batch["logs"]], table="logs", bucket=bucket, columns=["trace_id"]
-                ).select("trace_id", pl.lit(number, pl.UInt64).alias("batch"))
+                ).select(TRACE_KEY.alias("trace"), batch=pl.lit(number, pl.UInt64))
                 for number, batch in enumerate(batches)
                 if "logs" in batch
             ]
         for piece in whole_traces(
             lambda some: self._chunk(bucket, names, tables, some),
             part_batches(rows, max_spans),
-            pl.concat(last).group_by("trace_id").agg(pl.col("batch").max()),
+            pl.concat(last).group_by("trace").agg(pl.col("batch").max()),
             max_spans,
         ):
             yield piece, distinct
@@ -726,7 +726,9 @@ def _names(columns: Sequence[str] | None) -> list[str] | None:
 
 def _repeated(spans: pl.DataFrame) -> bool:
     """Whether ids occur twice: only such spans can be duplicates, and all of them must be seen."""
-    repeated: bool = spans.select(pl.struct(_IDS).is_duplicated().any()).item()
+    # Of two hashes one may collide, which only costs a closer look.
+    key = pl.col("trace_id").hash(1) ^ pl.col("span_id").hash(2)
+    repeated: bool = spans.select(key.is_duplicated().any()).item()
     return repeated
 
 
