@@ -126,6 +126,27 @@ def _call_loopback(skeleton: Skeleton, rows: Ints) -> Bools:
     return near
 
 
+def orphan_boundaries(skeleton: Skeleton) -> pl.DataFrame:
+    """Tell the boundary between all orphans and their parents.
+
+    Parameters
+    ----------
+    skeleton : Skeleton
+        The capture; asked by `Skeleton.once`.
+
+    Returns
+    -------
+    pl.DataFrame
+        As `usual_boundaries`.
+
+    Raises
+    ------
+    IndexError
+        Never.
+    """
+    return usual_boundaries(skeleton, skeleton.orphans)
+
+
 def usual_boundaries(skeleton: Skeleton, rows: Ints) -> pl.DataFrame:
     """Tell the boundary between spans and parents that are not in the capture.
 

@@ -212,7 +212,9 @@ class _Pauses:
         """How far the longest of each operation reach beyond where its tail begins, in order."""
         many = np.diff(self._begin)
         op = np.repeat(np.arange(many.size), many)
-        gaps = self._gaps[np.lexsort((self._gaps, op))].astype(np.float64)
+        gaps = self._gaps.astype(np.float64)
+        for of_op in np.split(gaps, self._begin[1:-1]):
+            of_op.sort()
         first = self._begin[1:] - _in_tail(many)
         least = gaps[np.maximum(first, 0)[op]]
         told = (np.arange(gaps.size) >= first[op]) & (many[op] >= _ENOUGH) & (least > 0)

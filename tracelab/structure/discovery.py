@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
+import polars as pl
 
 from tracelab.structure.calls import CallerClass, by_process, candidate_pairs
 from tracelab.structure.codes import pair_codes
@@ -285,7 +286,7 @@ def _weigh(
         return None
     # Calls that one request makes side by side are met together, and are no burst.
     together = pair_codes(pairs.callee[waits], skeleton.trace[pairs.caller[waits]], skeleton.n)
-    most = MAX_SHARE * gaps.size / np.unique(together).size
+    most = MAX_SHARE * gaps.size / pl.Series(together).n_unique()
     observed = _histogram(gaps)
     shifts = _shifts(skeleton, group.window_ns, int(np.clip(2_000 / sample.size, 8, 500)))
     bounds = (-tolerance_ns, group.window_ns)

@@ -10,7 +10,7 @@ from dataclasses import dataclass, fields
 import numpy as np
 import polars as pl
 
-from tracelab.structure.boundaries import usual_boundaries
+from tracelab.structure.boundaries import orphan_boundaries
 from tracelab.structure.codes import count_pairs
 from tracelab.structure.skeleton import FAR, Bools, Floats, Ints, Narrow, Skeleton
 from tracelab.structure.unanswered import most_frequent, unanswered_calls
@@ -131,7 +131,7 @@ def find_missing(skeleton: Skeleton, claimed: Narrow) -> Missing:
         Never.
     """
     orphans = skeleton.orphans
-    words = usual_boundaries(skeleton, orphans)
+    words = skeleton.once(orphan_boundaries)
     local = words["local"].to_numpy()
     service, op = _callers(skeleton, orphans, local)
     low, high = _parent_end(skeleton, orphans)

@@ -312,7 +312,8 @@ class Skeleton:
         """First start and last end of the capture."""
         if not self.timed.any():
             return (0, 0)
-        return int(self.start[self.timed].min()), int(self.end[self.timed].max())
+        first = int(self.start[self.timed.argmax()])  # rows are in order of time
+        return first, int(self.end.max(where=self.timed, initial=first))
 
     @cached_property
     def horizons(self) -> Horizons:

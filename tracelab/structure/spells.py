@@ -5,7 +5,7 @@ from typing import Final
 import numpy as np
 import polars as pl
 
-from tracelab.structure.boundaries import usual_boundaries
+from tracelab.structure.boundaries import orphan_boundaries
 from tracelab.structure.skeleton import Bools, Floats, Ints, Skeleton
 
 _AROUND: Final = 10
@@ -65,7 +65,7 @@ def find_spells(
     if not rows.size:
         return found
     orphans = skeleton.orphans
-    orphans = orphans[usual_boundaries(skeleton, orphans)["local"].to_numpy()]
+    orphans = orphans[skeleton.once(orphan_boundaries)["local"].to_numpy()]
     orphans = orphans[wanted[skeleton.service[orphans]] & skeleton.timed[orphans]]
     visits = np.concatenate([rows, orphans])
     service = np.concatenate([callee[classes[rows]], skeleton.service[orphans]])

@@ -5,7 +5,7 @@ from typing import Final
 import numpy as np
 import polars as pl
 
-from tracelab.structure.boundaries import usual_boundaries
+from tracelab.structure.boundaries import orphan_boundaries
 from tracelab.structure.codes import count_pairs
 from tracelab.structure.fronts import answered_in_front
 from tracelab.structure.pauses import MOST_PAUSED, find_pauses
@@ -63,7 +63,7 @@ def unanswered_calls(
     classes = skeleton.caller_class
     size = int(classes.max()) + 1 if skeleton.n else 1
     by_client = skeleton.kind[parents] == CLIENT
-    callee = usual_callees(skeleton)
+    callee = skeleton.once(usual_callees)
     to = np.where(callee >= 0, skeleton.op_service[callee], -1)
     fronted = np.zeros(skeleton.n, bool)
     fronted[clients[answered_in_front(skeleton, clients, to[classes[clients]])]] = True
@@ -107,7 +107,7 @@ def unanswered_calls(
 def _loss_rates(skeleton: Skeleton) -> Floats:
     """Share of local parents that are missing, per service; the last entry, 0, is for -1."""
     size = len(skeleton.services)
-    words = usual_boundaries(skeleton, skeleton.orphans)
+    words = skeleton.once(orphan_boundaries)
     lost = np.bincount(
         skeleton.service[skeleton.orphans[words["local"].to_numpy()]], minlength=size
     )
@@ -182,7 +182,7 @@ def called_astray(skeleton: Skeleton, orphans: Ints) -> Floats:
     open_calls = pl.DataFrame(
         {
             "trace": skeleton.trace[calls],
-            "op": usual_callees(skeleton)[skeleton.caller_class[calls]],
+            "op": skeleton.once(usual_callees)[skeleton.caller_class[calls]],
             "call": calls,
         }
     )

@@ -143,14 +143,14 @@ def _timely(skeleton: Skeleton, lost: Ints, held: Ints) -> Bools:
             early=pl.col("start").quantile(0.25), late=pl.col("start").quantile(0.75)
         )
 
+    held = held[np.isin(skeleton.op[held], np.unique(skeleton.op[lost]))]
     mine, others = parts(lost), parts(held)
     fullest, every = mine.argmax(axis=1), np.arange(mine.shape[0])
     most = mine[every, fullest]
     timely: Bools = (most > _GATHERED) & (most > 2 * others[every, fullest])
-    seen = np.isin(skeleton.op[held], np.unique(skeleton.op[lost]))
     apart = (
         middle(lost)
-        .join(middle(held[seen]), on="op", suffix="_held")
+        .join(middle(held), on="op", suffix="_held")
         .filter((pl.col("early") > pl.col("late_held")) | (pl.col("late") < pl.col("early_held")))
     )
     timely[apart["op"].to_numpy()] = True
