@@ -245,10 +245,16 @@ class Workers:
 _THREADS: Final = ("POLARS_MAX_THREADS", "OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS")
 
 
+_REUSE: Final = {"_RJEM_MALLOC_CONF": "thp:always,dirty_decay_ms:60000,muzzy_decay_ms:60000"}
+"""Asks the allocator of polars to keep what tables leave behind for the next ones. It gives that
+back within a second, and getting it again took a fifth of a worker's time."""
+
+
 def _environment(threads: int | None) -> dict[str, str]:
     own = {} if threads is None else dict.fromkeys(_THREADS, str(threads))
     path = os.pathsep.join(each for each in sys.path if each)
-    return {**os.environ, **own, "PYTHONPATH": path}
+    reuse = _REUSE if sys.platform == "linux" else {}
+    return {**reuse, **os.environ, **own, "PYTHONPATH": path}
 
 
 def _next(done: "queue.SimpleQueue[Outcome]") -> Outcome:

@@ -8,6 +8,7 @@ import polars as pl
 
 from tracelab import schema
 from tracelab.exceptions import ParameterError
+from tracelab.memory import reusing_arrays
 from tracelab.structure.detached import find_detached_roots
 from tracelab.structure.identity import find_cycles, find_duplicates, find_invalid_ids
 from tracelab.structure.leaks import find_wrong_parents
@@ -126,7 +127,17 @@ def resolve_breaks(
             lengths.append(bucket.lengths)
             yield bucket.spine
 
-    skeleton = Skeleton(spines())
+    with reusing_arrays():
+        return _resolved(Skeleton(spines()), telemetry, lengths, min_confidence, min_late_ns)
+
+
+def _resolved(
+    skeleton: Skeleton,
+    telemetry: list[pl.DataFrame],
+    lengths: list[ValueLengths],
+    min_confidence: float,
+    min_late_ns: int,
+) -> pl.DataFrame:
     if not skeleton.n:
         return schema.empty(schema.BREAKS)
     found = [skeleton.write_breaks(find_duplicates(skeleton))]
