@@ -6,7 +6,7 @@ import pytest
 
 from tests.building import Capture, span_id, trace_id
 from tracelab.structure import find_breaks
-from tracelab.structure.assignment import draw_contested
+from tracelab.structure.assignment import draw_contested, seeded
 from tracelab.structure.calls import Answer, Pairs
 from tracelab.structure.detached import _is_regular
 from tracelab.structure.laws import association_marginals
@@ -177,7 +177,14 @@ def test_drawn_assignments_are_as_frequent_as_they_are_probable(level):
         exclusive = np.ones(callee.size, bool)
         believed = association_marginals(callee, caller, log_weight, exclusive=exclusive)
         drawn = draw_contested(
-            callee, caller, exclusive, log_weight, believed, np.full(n, -1), rounds=2_000
+            callee,
+            caller,
+            exclusive,
+            log_weight,
+            believed,
+            np.full(n, -1),
+            rounds=2_000,
+            rng=seeded(),
         )
         assert np.abs(drawn - enumerated(callee, caller, log_weight)).max() < 0.1
 
@@ -188,7 +195,14 @@ def test_a_toss_up_between_two_callers_stays_a_toss_up():
     exclusive = np.ones(4, bool)
     believed = association_marginals(callee, caller, log_weight, exclusive=exclusive, rounds=300)
     drawn = draw_contested(
-        callee, caller, exclusive, log_weight, believed, np.full(2, -1), rounds=2_000
+        callee,
+        caller,
+        exclusive,
+        log_weight,
+        believed,
+        np.full(2, -1),
+        rounds=2_000,
+        rng=seeded(),
     )
     assert drawn == pytest.approx([0.6, 0.4, 0.4, 0.6], abs=0.06)
 
