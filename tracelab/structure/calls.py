@@ -28,7 +28,7 @@ _DRAWS: Final = 400
 """Assignments drawn in the last round; a tenth of it in each round before."""
 
 _AVERAGED: Final = 12
-"""Rounds before the last whose draws count as well."""
+"""Rounds before the last whose draws count as well where laws are guessed."""
 
 _FEATURES: Final = ("thread", "task", "request", "tenant")
 
@@ -313,6 +313,8 @@ def answer(
     marginal = np.zeros(pairs.callee.size)
     held = np.full(n, -1)
     recent = np.zeros(pairs.callee.size)
+    # A guessed law would learn the noise of draws that repeat; one held by intact calls does not.
+    guessed = first_guess is not None
     rng = seeded()
     for step in range(rounds):
         rate_ns = natural * n if natural_rate is not None else max(natural * n, 0.5)
@@ -334,13 +336,14 @@ def answer(
             new,
             held,
             rounds=_DRAWS if settled else _DRAWS // 10,
-            rng=rng,
+            rng=rng if guessed else seeded(),
         )
-        if settled:
+        if settled and guessed:
             # A few hundred draws leave a toss-up looking like two to one; those of the last
             # rounds, of much the same laws, cost nothing more.
             before = max(step - max(rounds - 1 - _AVERAGED, 0), 0)
             marginal = (10.0 * marginal + recent) / (10.0 + before)
+        if settled:
             break
         if step >= rounds - 1 - _AVERAGED:
             recent += marginal

@@ -25,6 +25,9 @@ that what fewer calls than this do at once is the sole hump that it can take awa
 _HUMP: Final = 30.0
 """Nats by which a hump among the earliest delays must fit better than no hump for it to stay."""
 
+_CAUTION: Final = 1.0
+"""Part of an onset that stays blurred, times the root of the number of calls."""
+
 _STEP: Final = 0.01
 _REACH: Final = 18.0
 _GRID: Final = int(2 * _REACH / _STEP) + 1
@@ -160,7 +163,7 @@ def _rising(counts: Floats, density: Floats) -> Floats:
     early, blurred = counts[:end] / total, density[:end]
     width = np.cosh(np.linspace(-_REACH, _REACH, _GRID)[:end])
     onset = isotonic_regression(early / width, weights=width).x * width
-    caution = min(1.0, 2.0 / np.sqrt(total))
+    caution = min(1.0, _CAUTION / np.sqrt(total))
     share = float(early.sum())
     onset = (1.0 - caution) * onset + caution * share * blurred / max(float(blurred.sum()), 1e-300)
     seen = (early > 0) & (blurred > 0)
