@@ -6,7 +6,7 @@ import pytest
 
 from tests.building import Capture, span_id, trace_id
 from tracelab.structure import find_breaks
-from tracelab.structure.assignment import draw_contested
+from tracelab.structure.assignment import draw_contested, seeded
 from tracelab.structure.calls import Answer, Pairs
 from tracelab.structure.detached import _is_regular
 from tracelab.structure.laws import association_marginals
@@ -176,7 +176,14 @@ def test_drawn_assignments_are_as_frequent_as_they_are_probable(level):
         exclusive = np.ones(callee.size, bool)
         believed = association_marginals(callee, caller, log_weight, exclusive=exclusive)
         drawn = draw_contested(
-            callee, caller, exclusive, log_weight, believed, np.full(n, -1), rounds=2_000
+            callee,
+            caller,
+            exclusive,
+            log_weight,
+            believed,
+            np.full(n, -1),
+            rounds=2_000,
+            rng=seeded(),
         )
         assert np.abs(drawn - enumerated(callee, caller, log_weight)).max() < 0.1
 
@@ -187,7 +194,14 @@ def test_a_toss_up_between_two_callers_stays_a_toss_up():
     exclusive = np.ones(4, bool)
     believed = association_marginals(callee, caller, log_weight, exclusive=exclusive, rounds=300)
     drawn = draw_contested(
-        callee, caller, exclusive, log_weight, believed, np.full(2, -1), rounds=2_000
+        callee,
+        caller,
+        exclusive,
+        log_weight,
+        believed,
+        np.full(2, -1),
+        rounds=2_000,
+        rng=seeded(),
     )
     assert drawn == pytest.approx([0.6, 0.4, 0.4, 0.6], abs=0.06)
 
@@ -625,3 +639,30 @@ def test_roots_that_streams_enclose_all_along_are_natural():
         begin = 70.0 * number + rng.uniform(10, 20)
         capture.span(500 + number, 2, name="poll", kind="CLIENT", start=begin, duration=40)
     assert detached(capture).height == 0
+
+
+def crowded(onset: str) -> tuple[Capture, dict[str, str]]:
+    """Work that is lost among 50 requests in progress; with the trace that called each."""
+    rng = np.random.default_rng(21)
+    n = 1_000
+    begins = np.array(arrivals(22, n, every=1.1))
+    hard = 0.5 + rng.exponential(2.0, n)
+    delay = hard if onset == "hard" else 2.0 * np.exp(rng.normal(0.0, 0.6, n))
+    capture = Capture(service_instance_id="svc-1")
+    for number in range(n):
+        capture.span(number, 1, name="handle", kind="SERVER", start=begins[number], duration=50)
+        at = begins[number] + delay[number]
+        capture.span(n + number, 2, name="work", start=at, duration=5)
+    return capture, {trace_id(n + number): trace_id(number) for number in range(n)}
+
+
+@pytest.mark.parametrize(("onset", "least"), [("hard", 44), ("smooth", 0)])
+def test_a_crowd_is_told_apart_by_a_hard_onset_and_by_no_invented_one(onset, least):
+    capture, caller = crowded(onset)
+    found = detached(capture).filter(pl.col("proposed_confidence") >= 0.8)
+    right = [
+        caller[own] == proposed
+        for own, proposed in found.select("trace_id", "proposed_trace_id").iter_rows()
+    ]
+    assert sum(right) >= least
+    assert sum(right) >= 0.9 * len(right)

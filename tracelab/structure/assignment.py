@@ -19,6 +19,22 @@ _NEGLIGIBLE: Final = -9.0
 """Log of the weight, relative to the callee's best, below which a pair is left out."""
 
 
+def seeded() -> np.random.Generator:
+    """Return the chance that a question begins with: the same each time, so answers repeat.
+
+    Returns
+    -------
+    numpy.random.Generator
+        A new one.
+
+    Raises
+    ------
+    ValueError
+        Never.
+    """
+    return np.random.default_rng(_SEED)
+
+
 def draw_contested(
     callee: Ints,
     caller: Ints,
@@ -28,6 +44,7 @@ def draw_contested(
     held: Ints,
     *,
     rounds: int,
+    rng: np.random.Generator,
 ) -> Floats:
     """Replace marginals of contested pairs by how often random assignments take them.
 
@@ -45,6 +62,9 @@ def draw_contested(
         Per callee the pair that it held last, -1 for none: where drawing begins. Changed here.
     rounds : int
         Assignments to draw; fewer where there are very many callees.
+    rng : numpy.random.Generator
+        Chance, from `seeded`. One for all calls of a question: the same chance each time leads to
+        the same assignments, and what is learnt from them learns their noise.
 
     Returns
     -------
@@ -73,7 +93,6 @@ def draw_contested(
     chain = _Chain(sub_callee, sub_caller, exclusive[live], np.clip(log_weight[live], -60.0, 60.0))
     chain.hold(place[held[callees]])
     many = int(np.clip(rounds * _CALLEES / callees.size, rounds / 8, rounds))
-    rng = np.random.default_rng(_SEED)
     times = np.zeros(live.size)
     for number in range(many + many // 5):
         chain.step(rng)

@@ -45,11 +45,14 @@ _SHARED_WORK: Final = 0.75
 """Most that is said of roots which a minority of callers have, and none was ever seen to call:
 a buffer that each tenth request fills is flushed on behalf of all ten, by a root of its own."""
 
-_SELF_TAUGHT: Final = 1.6
+_SELF_TAUGHT: Final = 1.3
 """How much oftener a caller is wrong than a law says that was learnt from the very calls in
-question: of pairs that it holds for 0.6 to 0.9 probable, half to three quarters are right."""
+question: of pairs that it holds for 0.6 to 0.8 probable, half to six tenths are right."""
 
 MAX_CLASSES: Final = 6
+
+_DOUBT: Final = 1.5
+"""Standard errors by which an answer may claim more callees than pile up beyond chance."""
 
 _TOLERANCE_REMOTE_NS: Final = 3_000_000
 
@@ -238,7 +241,9 @@ def _no_more_than(reply: Answer, suspects: list[Suspect]) -> Answer:
     """
     claimed = float(reply.called.mean())
     proven = min(1.0, sum(suspect.share for suspect in suspects))
-    if claimed <= proven + 0.1:
+    # Where many callers are near by chance, the share beyond chance is known but roughly.
+    error = float(np.sqrt(sum(suspect.share_error**2 for suspect in suspects)))
+    if claimed <= proven + max(0.1, _DOUBT * error):
         return reply
     factor = proven / claimed
     return replace(

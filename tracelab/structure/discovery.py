@@ -82,12 +82,15 @@ class Suspect:
         Share of the callees that it accounts for.
     surprise : float
         How unlikely chance makes it, in nats.
+    share_error : float
+        Standard error of the share.
     """
 
     group: CallerClass
     law: Law
     share: float
     surprise: float
+    share_error: float = 0.0
 
 
 def discover_callers(
@@ -299,7 +302,7 @@ def _weigh(
         moved = moved[np.argsort(totals, kind="stable")[: int(np.ceil(0.9 * totals.size))]]
     # Bursts of traffic make callers and callees meet whichever comes first; calls do not.
     mirrored = _histogram(-_moved_gaps(skeleton, begun, (-group.window_ns, tolerance_ns), 0))
-    surprise, share = _surprise(observed, moved, mirrored, sample.size)
+    surprise, share, error = _surprise(observed, moved, mirrored, sample.size)
     accounted = share * callees.size
     if (
         surprise < MIN_SURPRISE
@@ -310,7 +313,7 @@ def _weigh(
     excess = observed - np.maximum(moved.mean(axis=0), mirrored)
     weight = np.clip(excess, 0, None) / np.maximum(observed, 1e-9)
     law = Law.fit(gaps, weight[_bins(gaps)])
-    return Suspect(group, law, share, surprise)
+    return Suspect(group, law, share, surprise, error)
 
 
 def _who_enclose(
@@ -352,8 +355,10 @@ def _shifts(skeleton: Skeleton, window_ns: int, many: int) -> list[int]:
     return [(number // 2 + 2) * (step if number % 2 else -step) % length for number in range(many)]
 
 
-def _surprise(observed: Floats, moved: Floats, mirrored: Floats, n: int) -> tuple[float, float]:
-    """Largest surprise over runs of delay bins, and the share of callees behind it.
+def _surprise(
+    observed: Floats, moved: Floats, mirrored: Floats, n: int
+) -> tuple[float, float, float]:
+    """Largest surprise over runs of delay bins, the share of callees behind it, and its error.
 
     Chernoff's bound on a Poisson tail, widened where the moved counts scatter more than that.
     """
@@ -366,7 +371,7 @@ def _surprise(observed: Floats, moved: Floats, mirrored: Floats, n: int) -> tupl
     behind = int(_bins(np.zeros(1, np.int64))[0]) + 1
     before, usual = back[-1] - back[behind], chance[:, -1] - chance[:, behind]
     bursts = bool(before > 3 * usual.mean() + 1.5)
-    best, share = 0.0, 0.0
+    best, share, error = 0.0, 0.0, 0.0
     for width in (1, 2, 4, 8, 16, 32, 64, observed.size):
         count = seen[width:] - seen[:-width]
         nulls = chance[:, width:] - chance[:, :-width]
@@ -381,8 +386,11 @@ def _surprise(observed: Floats, moved: Floats, mirrored: Floats, n: int) -> tupl
         best = max(best, float(tail[at]))
         sure = tail >= MIN_SURPRISE
         if sure.any():
-            share = max(share, float((over - mean)[sure].max()) / n)
-    return best, share
+            most = np.flatnonzero(sure)[np.argmax((over - mean)[sure])]
+            if (over - mean)[most] / n > share:
+                share = float((over - mean)[most]) / n
+                error = float(np.sqrt(wide[most] * mean[most])) / n
+    return best, share, error
 
 
 def _more_often_after(count: Floats, back: Floats, n: int) -> Floats:

@@ -18,6 +18,16 @@ from tracelab.structure.skeleton import Bools, Floats, Ints
 UNIT_NS: Final = 10_000.0
 """Below ten microseconds delays are resolved linearly, above in proportion."""
 
+RISING: Final = 0.1
+"""Share of the earliest delays among which a law that rises only is taken to do so: small enough
+that what fewer calls than this do at once is the sole hump that it can take away."""
+
+_HUMP: Final = 30.0
+"""Nats by which a hump among the earliest delays must fit better than no hump for it to stay."""
+
+_CAUTION: Final = 1.0
+"""Part of an onset that stays blurred, times the root of the number of calls."""
+
 _STEP: Final = 0.01
 _REACH: Final = 18.0
 _GRID: Final = int(2 * _REACH / _STEP) + 1
@@ -59,7 +69,9 @@ class Law:
     log_density: Floats
 
     @classmethod
-    def fit(cls, delay_ns: npt.ArrayLike, weights: Floats | None = None) -> "Law":
+    def fit(
+        cls, delay_ns: npt.ArrayLike, weights: Floats | None = None, *, rises: bool = False
+    ) -> "Law":
         """Learn a law from weighted delays by a kernel estimate on the warped scale.
 
         Parameters
@@ -68,6 +80,10 @@ class Law:
             Nanoseconds.
         weights : ndarray of float64, optional
             Probability that each pair is true; 1 by default.
+        rises : bool
+            Whether the law rises up to its first tenth, in which case its onset is as sharp as
+            the delays have it. A kernel blurs it, and where the weights come from the law
+            itself the blur feeds on its own pairs.
 
         Returns
         -------
@@ -90,6 +106,8 @@ class Law:
             counts, total = np.ones(_GRID, dtype=np.float64), float(_GRID)
         effective = total**2 / max(float((mass**2).sum()), 1e-300) if where.size else 1.0
         density = _smooth(counts / total, _bandwidth(counts / total, effective))
+        if rises:
+            density = _rising(counts, density)
         wide = _smooth(density, 1.5)
         density = 0.998 * density + 0.0018 * wide + 0.0002 / _GRID
         axis = np.linspace(-_REACH, _REACH, _GRID)
@@ -130,6 +148,29 @@ def _bandwidth(density: Floats, effective: float) -> float:
     # Twice the rule at small numbers: a law learnt from few pairs must not be too sure.
     caution = 1.0 + 1.0 / np.sqrt(max(effective, 1.0) / 4)
     return float(np.clip(0.9 * spread * caution * max(effective, 1.0) ** -0.2, _STEP, 1.0))
+
+
+def _rising(counts: Floats, density: Floats) -> Floats:
+    """Let a density rise up to its first tenth, as the most likely rising one does (Grenander).
+
+    A part stays blurred, the larger the fewer the calls: nothing rules out that the next one
+    comes sooner than all before.
+    """
+    from scipy.optimize import isotonic_regression
+
+    total = float(counts.sum())
+    end = int(np.searchsorted(np.cumsum(counts), RISING * total)) + 1
+    early, blurred = counts[:end] / total, density[:end]
+    width = np.cosh(np.linspace(-_REACH, _REACH, _GRID)[:end])
+    onset = isotonic_regression(early / width, weights=width).x * width
+    caution = min(1.0, _CAUTION / np.sqrt(total))
+    share = float(early.sum())
+    onset = (1.0 - caution) * onset + caution * share * blurred / max(float(blurred.sum()), 1e-300)
+    seen = (early > 0) & (blurred > 0)
+    if float((counts[:end][seen] * np.log(blurred[seen] / onset[seen])).sum()) > _HUMP:
+        return density
+    rest = density[end:] * (1.0 - share) / max(float(density[end:].sum()), 1e-300)
+    return np.concatenate([onset, rest])
 
 
 def _smooth(density: Floats, bandwidth: float) -> Floats:
