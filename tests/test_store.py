@@ -1,5 +1,6 @@
 """The store: each content once, whole, the same as read in one go, whatever happens meanwhile."""
 
+import errno
 import json
 import os
 import random
@@ -354,6 +355,21 @@ def test_no_more_footers_are_kept_than_there_is_room_for(tmp_path, files, monkey
         again = store.read_bucket(number)
         assert len(kept) == 1
         assert again.spans.equals(before[number].spans)
+
+
+def test_a_disk_that_fails_in_the_middle_of_a_part_is_an_error_that_names_it(
+    tmp_path, files, monkeypatch
+):
+    store = TraceStore(tmp_path / "store")
+    store.ingest(*files)
+
+    def fail(*_):
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    monkeypatch.setattr("tracelab.store.shelves._read_into", fail)
+    part = next((tmp_path / "store" / "spans").iterdir())
+    with pytest.raises(StoreError, match=f"{part.name} cannot be read.*Input/output error"):
+        store.read_bucket(3)
 
 
 def test_a_bucket_is_read_without_what_lies_around_it(tmp_path):
