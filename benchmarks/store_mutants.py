@@ -15,7 +15,7 @@ from mutations import spoil_bytes, trace_request_by_chance
 from tracelab.exceptions import StoreError
 from tracelab.store import TraceStore, log
 from tracelab.store.parts import _frame_digest, is_sound, read_parts
-from tracelab.store.shelves import Entry, Shelf, _Buffered
+from tracelab.store.shelves import Buffered, Entry, Shelf
 
 
 class Memory(Shelf):
@@ -43,7 +43,7 @@ class Memory(Shelf):
 
     def view(self, name, size, pieces):
         """Return a file whole."""
-        return _Buffered(self.read(name))
+        return Buffered(self.read(name))
 
     def entries(self, folder):
         """List a folder."""

@@ -125,7 +125,15 @@ class Shelf(ABC):
         return hashlib.sha256(self.read(name)).hexdigest()
 
 
-class _Buffered(View):
+class Buffered(View):
+    """A file in one buffer; what was not fetched of it is there, and means nothing.
+
+    Parameters
+    ----------
+    data : buffer
+        As long as the file.
+    """
+
     def __init__(self, data: Any) -> None:
         self._data = data
         self._view = memoryview(data)
@@ -137,6 +145,7 @@ class _Buffered(View):
         return self._view[piece]
 
     def source(self) -> Any:
+        """Return a reader of it all."""
         return pa.BufferReader(self._data)
 
 
@@ -210,7 +219,7 @@ class Folder(Shelf):
                 os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_RANDOM)
             for start, end in pieces:
                 _read_into(file, start, memoryview(data)[start:end])
-        return _Buffered(data)
+        return Buffered(data)
 
     def entries(self, folder: str) -> Iterator[Entry]:
         """List the files of a folder."""
