@@ -25,7 +25,7 @@ from tracelab.exceptions import (
     UnknownTraceError,
 )
 from tracelab.store import TraceStore, ingest, shelves
-from tracelab.store.parts import _arranged, bucket_of
+from tracelab.store.parts import _arranged, _Footers, bucket_of
 from tracelab.synth import write_synthetic
 from tracelab.traceset import TABLES
 from tracelab.workers import Death, Failure, Success, Workers
@@ -348,9 +348,8 @@ def test_no_more_footers_are_kept_than_there_is_room_for(tmp_path, files, monkey
     for each in files:
         store.ingest(each)
     before = [store.read_bucket(number) for number in store.buckets()]
-    kept = {}
-    monkeypatch.setattr("tracelab.store.parts._METADATA", kept)
-    monkeypatch.setattr("tracelab.store.parts._MAX_METADATA", 1)
+    kept = _Footers(room=1)
+    monkeypatch.setattr("tracelab.store.parts._FOOTERS", kept)
     for number in store.buckets():
         again = store.read_bucket(number)
         assert len(kept) == 1

@@ -479,12 +479,40 @@ def _read_part(
     return _read_groups(root, part, wanted, names, trace_ids)
 
 
-_METADATA: Final[dict[str, pq.FileMetaData]] = {}
-_MAX_METADATA: Final = 64 << 20
-"""Bytes of footers kept decoded, which takes 18 times that: each bucket needs those of all
-parts."""
-_METADATA_LOCK: Final = Lock()
-_SEEKERS: Final = 8
+class _Footers:
+    """Footers kept decoded: each bucket needs those of all parts again.
+
+    Where there are too many, any other goes for a new one: parts are asked for in turn, so that
+    the one asked for longest ago is the next to be wanted.
+    """
+
+    def __init__(self, room: int) -> None:
+        self._room, self._size = room, 0
+        self._known: dict[str, pq.FileMetaData] = {}
+        self._lock = Lock()
+
+    def __len__(self) -> int:
+        return len(self._known)
+
+    def get(self, digest: str) -> pq.FileMetaData | None:
+        return self._known.get(digest)
+
+    def keep(self, digest: str, metadata: pq.FileMetaData) -> None:
+        with self._lock:
+            if digest in self._known:
+                return
+            self._known[digest] = metadata
+            self._size += metadata.serialized_size
+            while self._size > self._room and len(self._known) > 1:
+                place = random.randrange(len(self._known))
+                gone = self._known.pop(list(self._known)[place])
+                self._size -= gone.serialized_size
+
+
+_FOOTERS: Final = _Footers(64 << 20)
+"""Bytes as they are written; decoded, footers take 18 times that."""
+
+_SEEKERS: Final = 4
 
 
 def _read_groups(
@@ -504,25 +532,15 @@ def _read_groups(
 def _opened(root: Shelf, part: Part, wanted: list[int]) -> pq.ParquetFile:
     """Open a part of which some row groups are wanted, after checking their bytes."""
     groups = [(part.groups[at].start, part.groups[at].end) for at in wanted]
-    metadata = _METADATA.get(part.sha256)
+    metadata = _FOOTERS.get(part.sha256)
     # A footer that was checked and decoded is not needed for a bucket again.
     whole = metadata is None or len(wanted) == len(part.groups)
     view = root.view(part.path, part.size, groups + (_frame(part.groups, part.size) * whole))
     _check(f"{root}/{part.path}", part, view, wanted, frame=whole)
     reader = pq.ParquetFile(view.source(), metadata=metadata)
     if metadata is None:
-        _keep_metadata(part.sha256, reader.metadata)
+        _FOOTERS.keep(part.sha256, reader.metadata)
     return reader
-
-
-def _keep_metadata(digest: str, metadata: pq.FileMetaData) -> None:
-    """Keep a footer; any other goes for it, as parts are asked for in turn, all of them again."""
-    with _METADATA_LOCK:
-        _METADATA[digest] = metadata
-        size = sum(each.serialized_size for each in _METADATA.values())
-        while size > _MAX_METADATA and len(_METADATA) > 1:
-            place = random.randrange(len(_METADATA))
-            size -= _METADATA.pop(list(_METADATA)[place]).serialized_size
 
 
 def start_times(root: Shelf, batch: Mapping[str, Part]) -> tuple[int, int] | None:
@@ -574,12 +592,18 @@ def _holds(reader: pq.ParquetFile, group: int, trace_ids: pl.Series) -> bool:
     place = reader.schema_arrow.get_field_index("trace_id")
     statistics = reader.metadata.row_group(group).column(place).statistics
     if statistics is not None and statistics.has_min_max:
-        trace_ids = trace_ids.filter(trace_ids.is_between(statistics.min, statistics.max))
-    if trace_ids.is_empty():
-        return False
+        low, high = statistics.min, statistics.max
+        # One by one: setting up a query for each of some hundred parts takes longer.
+        if not any(low <= each <= high for each in trace_ids.head(_FEW_IDS)) and (
+            len(trace_ids) <= _FEW_IDS or not trace_ids.is_between(low, high).any()
+        ):
+            return False
     ids = reader.read_row_group(group, columns=["trace_id"], use_threads=False).column(0)
     # polars compares: pyarrow would import pandas to make a scalar, a tenth of a second.
     return trace_ids.is_in(pl.Series(ids).implode()).any()
+
+
+_FEW_IDS: Final = 16
 
 
 def is_sound(root: Shelf, part: Part) -> bool:
