@@ -247,7 +247,6 @@ class _Writing:
     def _write(self) -> None:
         if self._pending:
             _flush(self._root, self._n_buckets, self.decoded, self._pending)
-            self._pending = []
 
 
 def _is_full(chunks: list[Chunk]) -> bool:
@@ -264,7 +263,7 @@ def _is_full(chunks: list[Chunk]) -> bool:
 
 def _flush(root: Shelf, n_buckets: int, decoded: Decoded, chunks: list[Chunk]) -> None:
     gathered = gather(chunks)
-    chunks.clear()
+    chunks.clear()  # so that they do not stand beside what is written of them
     batch = write_batch(root, gathered, n_buckets)
     if batch:
         decoded.batches.append(batch)

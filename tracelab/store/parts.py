@@ -592,18 +592,12 @@ def _holds(reader: pq.ParquetFile, group: int, trace_ids: pl.Series) -> bool:
     place = reader.schema_arrow.get_field_index("trace_id")
     statistics = reader.metadata.row_group(group).column(place).statistics
     if statistics is not None and statistics.has_min_max:
-        low, high = statistics.min, statistics.max
-        # One by one: setting up a query for each of some hundred parts takes longer.
-        if not any(low <= each <= high for each in trace_ids.head(_FEW_IDS)) and (
-            len(trace_ids) <= _FEW_IDS or not trace_ids.is_between(low, high).any()
-        ):
-            return False
+        trace_ids = trace_ids.filter(trace_ids.is_between(statistics.min, statistics.max))
+    if trace_ids.is_empty():
+        return False
     ids = reader.read_row_group(group, columns=["trace_id"], use_threads=False).column(0)
     # polars compares: pyarrow would import pandas to make a scalar, a tenth of a second.
     return trace_ids.is_in(pl.Series(ids).implode()).any()
-
-
-_FEW_IDS: Final = 16
 
 
 def is_sound(root: Shelf, part: Part) -> bool:

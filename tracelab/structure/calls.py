@@ -131,8 +131,7 @@ def by_process(skeleton: Skeleton, callees: Ints, callers: Ints) -> list[tuple[I
     here = dict(entries_by_code(of_callers, asked[of_callers]))
     nobody = np.zeros(0, np.int64)
     return [
-        (callees[mine], callers[here.get(code, nobody)])
-        for code, mine in entries_by_code(place, np.ones(place.size, bool))
+        (callees[mine], callers[here.get(code, nobody)]) for code, mine in entries_by_code(place)
     ]
 
 

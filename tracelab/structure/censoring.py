@@ -169,10 +169,9 @@ def _odds(
     for call in (False, True):
         mine = near[missing.call[near] == call]
         keys = (skeleton.caller_class if call else skeleton.op)[missing.row[mine]]
-        order = sorted_by_code(keys)
-        codes, begin = np.unique(keys[order], return_index=True)
-        servers = _server_gaps(skeleton, codes) if call else {}
-        for code, group in zip(codes.tolist(), np.split(mine[order], begin[1:]), strict=False):
+        servers = _server_gaps(skeleton, keys) if call else {}
+        for code, entries in entries_by_code(keys):
+            group = mine[entries]
             gaps = sign * servers.get(code, _NO_GAPS) if call else parents.of(code)
             alive = survival(gaps, age[group].astype(np.float64), outliers=parents.outliers)
             if sign > 0 and not call and gaps.size >= _ENOUGH:

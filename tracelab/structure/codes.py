@@ -177,15 +177,17 @@ def sorted_by_code(codes: npt.NDArray[np.integer[Any]]) -> npt.NDArray[np.intp]:
     return np.argsort(codes.astype(np.uint16) if few else codes, kind="stable")
 
 
-def entries_by_code(codes: Ints, where: npt.NDArray[np.bool_]) -> Iterator[tuple[int, Ints]]:
+def entries_by_code(
+    codes: Ints, where: npt.NDArray[np.bool_] | None = None
+) -> Iterator[tuple[int, Ints]]:
     """Give the entries of each code, of those that are asked about.
 
     Parameters
     ----------
     codes : ndarray of int
         A code per entry.
-    where : ndarray of bool
-        The entries asked about.
+    where : ndarray of bool, optional
+        The entries asked about; all of them if left out.
 
     Yields
     ------
@@ -197,8 +199,11 @@ def entries_by_code(codes: Ints, where: npt.NDArray[np.bool_]) -> Iterator[tuple
     IndexError
         If the lengths differ.
     """
-    entries = np.flatnonzero(where)
-    entries = entries[sorted_by_code(codes[entries])]
+    if where is None:
+        entries = sorted_by_code(codes)
+    else:
+        entries = np.flatnonzero(where)
+        entries = entries[sorted_by_code(codes[entries])]
     ordered = codes[entries]
     begin = np.flatnonzero(ordered[1:] != ordered[:-1]) + 1
     if entries.size:

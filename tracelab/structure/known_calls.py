@@ -5,7 +5,7 @@ from typing import Final
 
 import numpy as np
 
-from tracelab.structure.codes import sorted_by_code
+from tracelab.structure.codes import entries_by_code
 from tracelab.structure.skeleton import Ints, Skeleton
 
 REGULAR: Final = 0.8
@@ -58,19 +58,17 @@ def known_calls(skeleton: Skeleton, rows: Ints, *, least: int = 2) -> dict[int, 
     causal = skeleton.start[parent] <= skeleton.start[rows] + 5_000_000
     rows, parent = rows[causal], parent[causal]
     classes = skeleton.caller_class[parent]
-    order = sorted_by_code(classes)
-    codes, begins, sizes = np.unique(classes[order], return_index=True, return_counts=True)
-    rows, parent = rows[order], parent[order]
-    start, end = skeleton.start[rows], skeleton.end[rows]
-    start_gap, end_gap = start - skeleton.start[parent], skeleton.end[parent] - end
     known = {}
-    for place in np.flatnonzero(sizes >= max(least, 1)).tolist():
-        mine = slice(begins[place], begins[place] + sizes[place])
-        known[int(codes[place])] = Intact(
-            start_gap=start_gap[mine],
-            end_gap=end_gap[mine],
-            duration=end[mine] - start[mine],
-            per_caller=float(sizes[place]) / np.unique(parent[mine]).size,
+    for code, mine in entries_by_code(classes):
+        if mine.size < least:
+            continue
+        callee, caller = rows[mine], parent[mine]
+        start, end = skeleton.start[callee], skeleton.end[callee]
+        known[code] = Intact(
+            start_gap=start - skeleton.start[caller],
+            end_gap=skeleton.end[caller] - end,
+            duration=end - start,
+            per_caller=float(mine.size) / np.unique(caller).size,
         )
     return known
 

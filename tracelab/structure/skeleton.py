@@ -313,7 +313,7 @@ class Skeleton:
         if not self.timed.any():
             return (0, 0)
         first = int(self.start[self.timed.argmax()])  # rows are in order of time
-        return first, int(self.end.max(where=self.timed, initial=first))
+        return first, int(self.end.max(where=self.timed, initial=np.iinfo(np.int64).min))
 
     @cached_property
     def horizons(self) -> Horizons:
